@@ -1,0 +1,3 @@
+"""PostgreSQL backups that prove themselves."""
+
+__version__ = "0.1.0"

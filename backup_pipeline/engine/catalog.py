@@ -1,0 +1,287 @@
+"""What backups a bucket holds, read from the bucket alone.
+
+A backup exists if its manifest exists and can be read; its state comes from its evidence and from
+the listing.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from uuid import UUID
+
+from backup_pipeline.engine.documents import from_json, to_json
+from backup_pipeline.engine.index import Entry, read_index
+from backup_pipeline.engine.model import (
+    Act,
+    Backup,
+    Catalog,
+    Evidence,
+    EvidenceEntry,
+    Manifest,
+    State,
+    Stray,
+)
+from backup_pipeline.engine.names import BackupName, Keys, Kind
+from backup_pipeline.engine.retention import newest, newest_first
+from backup_pipeline.engine.store import ObjectInfo, ObjectStore
+from backup_pipeline.errors import InvalidInput, NotFound, ObjectMissing, VerificationFailed
+
+__all__ = [
+    "Survey",
+    "find",
+    "newest",
+    "read_catalog",
+    "read_evidence",
+    "read_manifest",
+    "record",
+    "survey",
+    "taken_by",
+]
+
+_READERS = 8
+
+Objects = Mapping[Kind, ObjectInfo]
+"""The objects that a listing shows of one backup."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """A catalog, and the index that would make reading it again cheap."""
+
+    catalog: Catalog
+    index: Mapping[str, Entry]
+
+
+def read_catalog(store: ObjectStore, keys: Keys, database: str | None = None) -> Catalog:
+    """The backups of a database, or of all, and the objects that belong to none.
+
+    Costs one listing, one GET for the index, and two for each backup that the index does not know.
+    """
+    return survey(store, keys, database).catalog
+
+
+def survey(store: ObjectStore, keys: Keys, database: str | None = None) -> Survey:
+    """Read the catalog, and give what `write_index` stores so that the next reading is cheap."""
+    listed, foreign = _listing(store, keys, database)
+    known = read_index(store, keys) if listed else {}
+    with ThreadPoolExecutor(_READERS) as readers:
+        read = readers.map(
+            lambda item: _entry(store, keys, item[0], item[1], known.get(str(item[0]))),
+            listed.items(),
+        )
+        entries = dict(zip(listed, read, strict=True))
+        leftover = {name: why for name, why in entries.items() if isinstance(why, str)}
+        expired = readers.map(lambda name: _expired_etags(store, keys, name), leftover)
+        strays = [
+            stray
+            for (name, why), etags in zip(leftover.items(), expired, strict=True)
+            for stray in _strays(listed[name], why, etags)
+        ]
+    good = {name: entry for name, entry in entries.items() if isinstance(entry, Entry)}
+    backups = newest_first(_backup(name, listed[name], entry) for name, entry in good.items())
+    strays += [_stray(info, "not an object of this software") for info in foreign]
+    index = {str(name): entry for name, entry in good.items()}
+    if database is not None:
+        index |= {text: entry for text, entry in known.items() if _is_of_another(text, database)}
+    catalog = Catalog(tuple(backups), tuple(sorted(strays, key=lambda stray: stray.key)))
+    return Survey(catalog, index)
+
+
+def read_manifest(store: ObjectStore, keys: Keys, name: BackupName) -> Manifest:
+    """A backup's manifest.
+
+    Raises `NotFound` when there is none, and `VerificationFailed` when it is damaged or belongs
+    to something else.
+    """
+    key = keys.of(name, Kind.MANIFEST)
+    try:
+        body = b"".join(store.read(key))
+    except ObjectMissing as error:
+        raise NotFound(f"there is no backup {name} in {store.describe()}") from error
+    manifest = from_json(Manifest, body, key)
+    if fault := _fault(manifest, name):
+        raise VerificationFailed(f"the manifest of {name} is forged or misplaced: {fault}")
+    return manifest
+
+
+def read_evidence(store: ObjectStore, keys: Keys, name: BackupName) -> Evidence:
+    """All that was ever proved or disproved of a backup; empty when nothing was.
+
+    Raises `VerificationFailed` when it is damaged or belongs to something else.
+    """
+    key = keys.of(name, Kind.EVIDENCE)
+    try:
+        body = b"".join(store.read(key))
+    except ObjectMissing:
+        return Evidence(1, str(name))
+    evidence = from_json(Evidence, body, key)
+    if evidence.name != str(name):
+        raise VerificationFailed(f"the evidence of {name} is that of {evidence.name!r}")
+    return evidence
+
+
+def record(store: ObjectStore, keys: Keys, name: BackupName, entry: EvidenceEntry) -> Evidence:
+    """Add an entry to a backup's evidence; evidence that can't be read is begun anew."""
+    try:
+        before = read_evidence(store, keys, name)
+    except VerificationFailed:
+        before = Evidence(1, str(name))
+    evidence = replace(before, entries=(*before.entries, entry))
+    store.put(keys.of(name, Kind.EVIDENCE), to_json(evidence), overwrite=True)
+    return evidence
+
+
+def taken_by(backups: Iterable[Backup], moment: datetime) -> Backup:
+    """The newest backup taken at or before a moment; raises `NotFound`."""
+    ordered = newest_first(backups)
+    for backup in ordered:
+        if backup.taken_at <= moment:
+            return backup
+    asked = f"no backup was taken at or before {_utc(moment)}"
+    if not ordered:
+        raise NotFound(f"{asked}: there is none at all")
+    raise NotFound(
+        f"{asked}: the oldest, {ordered[-1].name}, was taken at {_utc(ordered[-1].taken_at)}"
+    )
+
+
+def find(backups: Iterable[Backup], name: BackupName) -> Backup:
+    """The backup of a name; raises `NotFound`."""
+    for backup in backups:
+        if backup.name == name:
+            return backup
+    raise NotFound(f"there is no backup {name}")
+
+
+def _listing(
+    store: ObjectStore, keys: Keys, database: str | None
+) -> tuple[dict[BackupName, dict[Kind, ObjectInfo]], list[ObjectInfo]]:
+    listed: dict[BackupName, dict[Kind, ObjectInfo]] = {}
+    foreign = []
+    for info in store.list(keys.prefix if database is None else keys.under(database)):
+        if parsed := keys.parse(info.key):
+            name, kind = parsed
+            if database in {None, name.database}:
+                listed.setdefault(name, {})[kind] = info
+        elif info.key != keys.index:
+            foreign.append(info)
+    return listed, foreign
+
+
+def _entry(
+    store: ObjectStore, keys: Keys, name: BackupName, objects: Objects, known: Entry | None
+) -> Entry | str:
+    """What is known of a listed name, or why it is no backup."""
+    if Kind.MANIFEST not in objects:
+        return "there is no manifest of this name"
+    evidence_info = objects.get(Kind.EVIDENCE)
+    etags = (objects[Kind.MANIFEST].etag, evidence_info.etag if evidence_info else None)
+    if known and (known.manifest_etag, known.evidence_etag) == etags:
+        return known
+    try:
+        manifest = read_manifest(store, keys, name)
+    except NotFound:
+        return "its manifest vanished between the listing and the reading"
+    except VerificationFailed as error:
+        return error.message
+    return Entry.of(etags, manifest, _evidence_or_damage(store, keys, name, evidence_info))
+
+
+def _evidence_or_damage(
+    store: ObjectStore, keys: Keys, name: BackupName, listed: ObjectInfo | None
+) -> Evidence | str:
+    if listed is None:
+        return Evidence(1, str(name))
+    try:
+        return read_evidence(store, keys, name)
+    except VerificationFailed as error:
+        return error.message
+
+
+def _backup(name: BackupName, objects: Objects, entry: Entry) -> Backup:
+    dump = objects.get(Kind.DUMP)
+    state, findings = _judge(entry, dump)
+    if entry.damage:
+        findings = (*findings, entry.damage)
+    if Kind.SCHEMA not in objects:
+        findings = (*findings, "the schema archive beside the dump is missing")
+    return Backup(
+        name=name,
+        taken_at=entry.taken_at.astimezone(UTC),
+        size=dump.size if dump else 0,
+        raw_length=entry.raw_length,
+        tables=entry.tables,
+        rows=entry.rows,
+        duration=entry.duration,
+        server_version=entry.server_version,
+        state=state,
+        verified_at=entry.verdicts[-1].at if entry.verdicts else None,
+        findings=findings,
+    )
+
+
+def _judge(entry: Entry, dump: ObjectInfo | None) -> tuple[State, tuple[str, ...]]:
+    if dump is None:
+        return State.FAILED, ("the dump object is missing",)
+    if dump.size != entry.length:
+        return State.FAILED, (
+            f"the dump object has {dump.size} bytes, and the manifest says {entry.length}",
+        )
+    verdict = next((v for v in entry.verdicts if v.etag == dump.etag), None)
+    if verdict and not verdict.passed:
+        return State.FAILED, verdict.findings
+    if verdict and verdict is entry.verdicts[-1]:
+        return State.VERIFIED, ()
+    if entry.verdicts:
+        return State.UNVERIFIED, ("the dump object was written again after it was looked at",)
+    return State.UNVERIFIED, ()
+
+
+def _expired_etags(store: ObjectStore, keys: Keys, name: BackupName) -> str | None:
+    """The ETag of the dump whose deletion was begun, or `None` if none was."""
+    try:
+        entries = read_evidence(store, keys, name).entries
+    except VerificationFailed:
+        return None
+    return entries[-1].etag if entries and entries[-1].act is Act.EXPIRE else None
+
+
+def _strays(objects: Objects, why: str, expired: str | None) -> Iterator[Stray]:
+    # A deletion takes the manifest first, so where there is one still, no deletion was begun; and
+    # a dump of another ETag than the expired one is a newer backup that is not finished yet.
+    dump = objects.get(Kind.DUMP)
+    begun = expired is not None and Kind.MANIFEST not in objects
+    left_over = begun and (dump is None or dump.etag == expired)
+    reason = "left over from a deletion that did not finish" if left_over else why
+    return (_stray(info, reason, deletable=left_over) for info in objects.values())
+
+
+def _stray(info: ObjectInfo, reason: str, *, deletable: bool = False) -> Stray:
+    return Stray(info.key, info.size, info.modified_at, reason, deletable)
+
+
+def _fault(manifest: Manifest, name: BackupName) -> str | None:
+    if manifest.name != str(name):
+        return f"it says that it is of {manifest.name!r}"
+    try:
+        UUID(manifest.id)
+    except ValueError:
+        return "its id is not a UUID"
+    end = 0
+    for member in manifest.members:
+        if member.offset != end:
+            return "its members do not follow one upon the other"
+        end += member.length
+    return None if end else "it describes an empty dump"
+
+
+def _is_of_another(text: str, database: str) -> bool:
+    try:
+        return BackupName.parse(text).database != database
+    except InvalidInput:
+        return False
+
+
+def _utc(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,285 @@
+"""What the engine's verbs hand to each other: frozen, typed, and without behaviour of their own.
+
+Sizes are bytes, durations seconds, times aware datetimes in UTC.
+Pydantic reads and writes the JSON forms, so a forged or damaged document is refused with a reason.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import (
+    AwareDatetime,
+    ConfigDict,
+    NonNegativeInt,
+    StringConstraints,
+    with_config,
+)
+
+from backup_pipeline.engine.names import BackupName
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+_document = with_config(ConfigDict(extra="forbid"))
+
+
+class Section(StrEnum):
+    """What a member of the dump holds, in the order in which members stand in the object."""
+
+    DROPS = "drops"
+    """What `--clean` drops of post-data, which has to go before pre-data's own drops."""
+    PRE_DATA = "pre-data"
+    DATA = "data"
+    POST_DATA = "post-data"
+
+
+@_document
+@dataclass(frozen=True, slots=True, order=True)
+class TableRows:
+    """How many rows of a table a member holds."""
+
+    schema: str
+    table: str
+    rows: NonNegativeInt
+
+
+@_document
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One gzip member (RFC 1952, section 2.2) of the dump object."""
+
+    section: Section
+    offset: NonNegativeInt
+    length: NonNegativeInt
+    raw_length: NonNegativeInt
+    sha256: Sha256
+    """Of the stored, compressed bytes."""
+    tables: tuple[TableRows, ...] = ()
+
+
+@_document
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """An extension that the dumped database uses."""
+
+    name: str
+    version: str
+
+
+@_document
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The dumped database, as its server described it inside the dumped snapshot."""
+
+    database: str
+    database_size: NonNegativeInt
+    server_version: str
+    server_version_num: int
+    """As `SHOW server_version_num` has it: 180001 is 18.1."""
+    encoding: str
+    locale_provider: Literal["libc", "icu", "builtin"]
+    collate: str
+    ctype: str
+    locale: str | None
+    """The locale of provider icu or builtin."""
+    extensions: tuple[Extension, ...]
+    snapshot_at: AwareDatetime
+    """The server's clock when the snapshot was taken."""
+    snapshot_lsn: str
+
+
+@_document
+@dataclass(frozen=True, slots=True)
+class SchemaArchive:
+    """The schema-only archive (`pg_dump -Fc`) that lies beside the dump."""
+
+    length: NonNegativeInt
+    sha256: Sha256
+
+
+@_document
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a backup is: written last, deleted first, and never changed."""
+
+    version: Literal[1]
+    id: str
+    """A UUID of this backup; the dump object carries it as metadata `backup-id`."""
+    name: str
+    source: Source
+    started_at: AwareDatetime
+    finished_at: AwareDatetime
+    members: tuple[Member, ...]
+    schema_archive: SchemaArchive
+    pg_dump_version: str
+    software_version: str
+
+    @property
+    def length(self) -> int:
+        """Bytes of the dump object."""
+        return sum(member.length for member in self.members)
+
+    @property
+    def raw_length(self) -> int:
+        """Bytes of SQL in the dump."""
+        return sum(member.raw_length for member in self.members)
+
+    @property
+    def tables(self) -> tuple[TableRows, ...]:
+        """Every dumped table with its rows, by name."""
+        return tuple(sorted(table for member in self.members for table in member.tables))
+
+    @property
+    def rows(self) -> int:
+        """Rows in all tables."""
+        return sum(table.rows for table in self.tables)
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the start to the last byte of the dump."""
+        return (self.finished_at - self.started_at).total_seconds()
+
+
+class Act(StrEnum):
+    """What was done to a backup and left an entry in its evidence."""
+
+    VERIFY = "verify"
+    DRILL = "drill"
+    EXPIRE = "expire"
+
+
+@_document
+@dataclass(frozen=True, slots=True)
+class EvidenceEntry:
+    """One verification or drill, and what came of it."""
+
+    act: Act
+    at: AwareDatetime
+    passed: bool
+    etag: str
+    """Of the dump object that was looked at; another object under its key voids the entry."""
+    findings: tuple[str, ...]
+    """What is wrong, a sentence each; empty when it passed."""
+    read_bytes: NonNegativeInt
+    rows: NonNegativeInt
+    seconds: float
+
+
+@_document
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that was ever proved or disproved of a backup, oldest first."""
+
+    version: Literal[1]
+    name: str
+    entries: tuple[EvidenceEntry, ...] = ()
+
+
+class State(StrEnum):
+    """What is known of a backup."""
+
+    VERIFIED = "verified"
+    UNVERIFIED = "unverified"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """A backup as the catalog knows it: what its manifest says, and what the bucket says."""
+
+    name: BackupName
+    taken_at: datetime
+    """The snapshot's time: what retention and `--at` go by."""
+    size: int
+    """Bytes of the dump object that the bucket holds."""
+    raw_length: int
+    tables: int
+    rows: int
+    duration: float
+    server_version: str
+    state: State
+    verified_at: datetime | None
+    """When its newest verification or drill ended, whatever came of it."""
+    findings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """An object under the prefix that belongs to no backup."""
+
+    key: str
+    size: int
+    modified_at: datetime
+    reason: str
+    deletable: bool
+    """Left over from a deletion that did not finish: the next prune takes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """What the bucket holds: backups, newest first, and what belongs to none."""
+
+    backups: tuple[Backup, ...]
+    strays: tuple[Stray, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionPolicy:
+    """What to keep: everything younger than `days`, and always the newest verified ones."""
+
+    days: int = 7
+    minimum: int = 3
+    """That many verified backups stay, however old they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeepDecision:
+    """Whether a backup is kept, and why."""
+
+    backup: Backup
+    keep: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PruneResult:
+    """What a prune did, or in a dry run would do."""
+
+    decisions: tuple[KeepDecision, ...]
+    dry_run: bool
+    deleted: tuple[str, ...] = ()
+    """Names of the backups that are gone."""
+    failed: tuple[str, ...] = ()
+    """A sentence for each deletion that failed; the next prune tries again."""
+    reclaimed: int = 0
+    aborted_uploads: tuple[str, ...] = ()
+    strays: tuple[Stray, ...] = ()
+    """What belongs to no backup and was left alone."""
+
+    @property
+    def kept(self) -> tuple[KeepDecision, ...]:
+        """The backups that stay."""
+        return tuple(decision for decision in self.decisions if decision.keep)
+
+    @property
+    def expired(self) -> tuple[KeepDecision, ...]:
+        """The backups that go."""
+        return tuple(decision for decision in self.decisions if not decision.keep)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a verb has come."""
+
+    stage: str
+    done: int
+    """Bytes."""
+    total: int | None = None
+
+
+Report = Callable[[Progress], None]
+
+
+def silent(_: Progress) -> None:
+    """Report to nobody."""

@@ -1,0 +1,215 @@
+"""PostgreSQL: where the server is, how a child finds it, and which client tools can read it."""
+
+import getpass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backup_pipeline.engine.process import child_environment, output
+from backup_pipeline.errors import (
+    ChildFailed,
+    ClientTooOld,
+    InvalidInput,
+    PostgresFailed,
+    PostgresUnreachable,
+)
+
+if TYPE_CHECKING:
+    import psycopg
+    from psycopg.rows import TupleRow
+
+_CONNECT_TIMEOUT = "10"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A PostgreSQL server and a database on it, as libpq's parameters.
+
+    Whatever is not given comes from libpq's own sources: `PG*` variables, a service file, a
+    password file (PostgreSQL manual, 32.15 to 32.17).
+    `repr()` shows no password.
+    """
+
+    dsn: str = field(default="", repr=False)
+    parameters: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, dsn: str | None = None, **parameters: str) -> "Server":
+        """A server by connection string or URI, with single parameters that win over it.
+
+        Raises `InvalidInput` where libpq can't read the string.
+        """
+        server = cls(dsn or "", parameters)
+        server._resolved()
+        return server
+
+    def using(self, database: str) -> "Server":
+        """The same server, another database."""
+        return Server(self.dsn, {**self.parameters, "dbname": database})
+
+    @property
+    def host(self) -> str:
+        """The host, or the directory of the Unix socket."""
+        return self._resolved().get("host") or self._resolved().get("hostaddr") or "localhost"
+
+    @property
+    def port(self) -> str:
+        """The port; libpq takes lists of them, so this is text."""
+        return self._resolved().get("port") or "5432"
+
+    @property
+    def user(self) -> str:
+        """The role that connects."""
+        return self._resolved().get("user") or getpass.getuser()
+
+    @property
+    def database(self) -> str:
+        """The database; PostgreSQL's default is the name of the role."""
+        return self._resolved().get("dbname") or self.user
+
+    def describe(self) -> str:
+        """`user@host:port/database`, for people."""
+        return f"{self.user}@{self.host}:{self.port}/{self.database}"
+
+    def __repr__(self) -> str:
+        return f"Server({self.describe()})"
+
+    @contextmanager
+    def connect(self) -> "Iterator[psycopg.Connection[TupleRow]]":
+        """A connection in autocommit mode with nothing but `pg_catalog` in its search path.
+
+        Raises `PostgresUnreachable` when there is none to be had, and `PostgresFailed` for
+        whatever the server reports inside the block.
+        """
+        import psycopg
+
+        defaults = {"connect_timeout": _CONNECT_TIMEOUT, "application_name": "backup-pipeline"}
+        given: dict[str, Any] = {**defaults, **self._explicit()}
+        try:
+            connection = psycopg.connect(autocommit=True, **given)
+        except psycopg.OperationalError as error:
+            raise PostgresUnreachable(
+                f"no connection to {self.describe()}: {_one_line(error)}"
+            ) from error
+        with connection:
+            try:
+                # Nobody's function or operator may stand in for one of pg_catalog's.
+                connection.execute("SET search_path = pg_catalog")
+                yield connection
+            except psycopg.Error as error:
+                raise PostgresFailed(f"{self.describe()}: {_one_line(error)}") from error
+
+    def _explicit(self) -> dict[str, str]:
+        return {**_parsed(self.dsn), **self.parameters}
+
+    def _resolved(self) -> dict[str, str]:
+        from psycopg.pq import Conninfo
+
+        defaults = {
+            option.keyword.decode(): option.val.decode()
+            for option in Conninfo.get_defaults()
+            if option.val is not None
+        }
+        return {**defaults, **self._explicit()}
+
+
+def environment_of(connection: "psycopg.Connection[TupleRow]") -> dict[str, str]:
+    """The environment in which a PostgreSQL tool finds the very server of this connection.
+
+    Parameters travel as libpq's variables: a password is in no argument list, and a database
+    name is never taken for an option or a connection string.
+    Of several hosts it is the one that answered.
+    """
+    variables = {
+        option.envvar.decode(): option.val.decode()
+        for option in connection.pgconn.info
+        if option.envvar and option.val
+    }
+    for settled in ("PGSERVICE", "PGSERVICEFILE", "PGHOSTADDR", "PGTARGETSESSIONATTRS"):
+        variables.pop(settled, None)
+    info = connection.info
+    variables |= {
+        "PGHOST": info.host,
+        "PGPORT": str(info.port),
+        "PGUSER": info.user,
+        "PGDATABASE": info.dbname,
+    }
+    if info.password:
+        variables["PGPASSWORD"] = info.password
+    return child_environment(variables)
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """PostgreSQL's client tools in one directory."""
+
+    bin_dir: Path
+    version: str
+    version_num: int
+
+    def tool(self, name: str) -> Path:
+        """The path of one of them."""
+        return self.bin_dir / name
+
+
+def find_clients(bin_dirs: Sequence[Path]) -> tuple[Clients, ...]:
+    """The client tools in those directories that have a working pg_dump, in that order."""
+    found = (_clients_in(bin_dir) for bin_dir in dict.fromkeys(bin_dirs))
+    return tuple(clients for clients in found if clients)
+
+
+def choose_clients(clients: Sequence[Clients], server_version_num: int) -> Clients:
+    """The tools of the server's own major version, else of the next newer one.
+
+    pg_dump reads servers older than itself, but what a newer pg_dump writes need not load into
+    an older server (manual, pg_dump, Notes), and a backup's first duty is to go back where it
+    came from.
+    Of one major version the newest minor wins.
+
+    Raises `ClientTooOld`, naming both versions, where every pg_dump is older than the server.
+    """
+    major = server_version_num // 10000
+    able = [each for each in clients if each.version_num // 10000 >= major]
+    if not able:
+        have = ", ".join(each.version for each in clients) or "none at all"
+        raise ClientTooOld(
+            f"the server is PostgreSQL {major}, and the pg_dump on this machine is older: {have}",
+            hint=f"Install PostgreSQL's client tools of version {major} or newer, "
+            "or name their directory in BACKUP_PG_BIN_DIRS.",
+        )
+    return min(able, key=lambda each: (each.version_num // 10000, -each.version_num))
+
+
+def _clients_in(bin_dir: Path) -> Clients | None:
+    pg_dump = bin_dir / "pg_dump"
+    if not pg_dump.is_file():
+        return None
+    try:
+        said = output([pg_dump, "--version"], child_environment({})).decode()
+    except ChildFailed:
+        return None
+    match = re.search(r"(\d+)(?:\.(\d+))?", said)
+    if match is None:
+        return None
+    return Clients(bin_dir, match[0], int(match[1]) * 10000 + int(match[2] or 0))
+
+
+def _parsed(dsn: str) -> dict[str, str]:
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        return {key: str(value) for key, value in conninfo_to_dict(dsn).items()}
+    except psycopg.ProgrammingError:
+        # libpq's message may quote the string, and the string may hold the password.
+        raise InvalidInput(
+            "the connection string is not one that libpq can read",
+            hint="Write it as postgresql://user@host:5432/database or host=... dbname=...",
+        ) from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,145 @@
+"""A child process as a byte stream that ends well only if the command did."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Protocol
+
+from backup_pipeline.errors import ChildFailed
+
+_PIPE_SIZE = 1 << 20
+_STDERR_KEPT = 8192
+_GRACE = 3.0
+_PRIVATE = ("AWS_", "BACKUP_", "PG")
+
+
+class Reader(Protocol):
+    """Bytes in order; an empty result is the end."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes, and none only at the end."""
+
+
+class ChildReader:
+    """The standard output of a running child.
+
+    The end of the stream is given only after the child ended with 0; any other end raises
+    `ChildFailed` in its place, so nobody can take half an output for a whole one.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], program: str) -> None:
+        self._process = process
+        self._program = program
+        self._stderr = bytearray()
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._stdout = process.stdout
+        self._drain = threading.Thread(target=self._keep_tail, args=(process.stderr,), daemon=True)
+        self._drain.start()
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes as soon as there are any; none once the child ended with 0."""
+        data = os.read(self._stdout.fileno(), size)
+        if not data:
+            self._settle()
+        return data
+
+    def _settle(self) -> None:
+        code = self._process.wait()
+        self._drain.join(_GRACE)
+        if code == 0:
+            return
+        how = f"was ended by {_signal_name(-code)}" if code < 0 else f"ended with code {code}"
+        said = self._stderr.decode(errors="replace").strip()
+        raise ChildFailed(
+            f"{self._program} {how}" + (f": {said}" if said else " and said nothing"),
+            hint=f"The message above is {self._program}'s own.",
+        )
+
+    def _keep_tail(self, stderr: IO[bytes]) -> None:
+        while data := stderr.read1(4096):  # type: ignore[attr-defined]  # a BufferedReader
+            self._stderr += data
+            del self._stderr[:-_STDERR_KEPT]
+
+
+@contextmanager
+def reading(argv: Sequence[str | Path], env: Mapping[str, str]) -> Iterator[ChildReader]:
+    """Run a command in a session of its own and read its output.
+
+    However the block is left, the whole process group has been ended (SIGTERM, 3 s of grace,
+    SIGKILL) and waited for.
+
+    Raises `ChildFailed` where the command can't be started, and from the reader where it ended
+    with another code than 0.
+    """
+    program = Path(argv[0]).name
+    try:
+        process = subprocess.Popen(
+            argv,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ChildFailed(f"{program} could not be started: {error}") from error
+    with process:
+        try:
+            assert process.stdout is not None
+            _widen(process.stdout)
+            yield ChildReader(process, program)
+        finally:
+            _end_group(process)
+
+
+def output(argv: Sequence[str | Path], env: Mapping[str, str]) -> bytes:
+    """All that a command writes to its standard output; raises `ChildFailed` unless it ends with 0.
+
+    For outputs that are known to be small.
+    """
+    with reading(argv, env) as child:
+        return b"".join(iter(lambda: child.read(_PIPE_SIZE), b""))
+
+
+def child_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a PostgreSQL tool: this process's own, less every secret it holds.
+
+    Variables of PostgreSQL come from `variables` alone, and messages are in English.
+    """
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(_PRIVATE)}
+    return {**inherited, "LC_ALL": "C", **variables}
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_GRACE)
+    # Its leader may be gone while something that it started lives on.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _widen(pipe: IO[bytes]) -> None:
+    # Linux only: fewer and larger reads between pg_dump and the compressor.
+    import fcntl
+
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

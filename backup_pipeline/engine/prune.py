@@ -1,0 +1,174 @@
+"""Prune: carry out retention, and clear away what unfinished runs left behind."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from backup_pipeline.engine.catalog import record, survey
+from backup_pipeline.engine.index import Entry, read_index, write_index
+from backup_pipeline.engine.model import (
+    Act,
+    Catalog,
+    EvidenceEntry,
+    KeepDecision,
+    PruneResult,
+    RetentionPolicy,
+    Stray,
+)
+from backup_pipeline.engine.names import BackupName, Keys, Kind
+from backup_pipeline.engine.retention import decide, refusal
+from backup_pipeline.engine.store import ObjectStore, UploadInfo
+from backup_pipeline.errors import NewestNotVerified, ObjectMissing, StoreError
+
+STALE_AFTER = timedelta(hours=24)
+
+# The manifest first, so that what is half deleted is no backup; the evidence last, because it says
+# that a deletion was begun.
+_ORDER = (Kind.MANIFEST, Kind.DUMP, Kind.SCHEMA, Kind.EVIDENCE)
+
+
+def prune(
+    store: ObjectStore,
+    keys: Keys,
+    database: str,
+    policy: RetentionPolicy,
+    *,
+    now: datetime,
+    dry_run: bool = False,
+    stale_after: timedelta = STALE_AFTER,
+) -> PruneResult:
+    """Delete a database's expired backups, unfinished deletions and stale uploads.
+
+    An upload is stale when nothing has arrived for `stale_after`.
+    What can't be deleted is named in `failed`, and the next prune tries again.
+    A dry run changes nothing and tells what a real one would do; where that would refuse, every
+    decision is to keep, and the reason is the refusal's.
+
+    Raises `NewestNotVerified` while the newest backup has no evidence, and the errors of the
+    store when the bucket can't be read.
+    """
+    surveyed = survey(store, keys, database)
+    catalog = surveyed.catalog
+    reason = refusal(catalog.backups, now, _doubtful(keys, catalog.strays))
+    if reason and not dry_run:
+        raise NewestNotVerified(f"nothing of {database} was deleted: {reason}")
+    decisions = decide(policy, catalog.backups, now)
+    if reason:
+        decisions = tuple(replace(decision, keep=True, reason=reason) for decision in decisions)
+    deletions = _Deletions(store, keys, now, dry_run=dry_run)
+    if not reason:
+        _delete(deletions, decisions, catalog)
+        deletions.abort_uploads(database, now - stale_after)
+    if not dry_run:
+        deletions.update_index(surveyed.index)
+    return PruneResult(
+        decisions=decisions,
+        dry_run=dry_run,
+        deleted=tuple(deletions.deleted),
+        failed=tuple(deletions.failed),
+        reclaimed=deletions.reclaimed,
+        aborted_uploads=tuple(deletions.aborted),
+        strays=tuple(stray for stray in catalog.strays if reason or not stray.deletable),
+    )
+
+
+def _delete(deletions: "_Deletions", decisions: Iterable[KeepDecision], catalog: Catalog) -> None:
+    for decision in decisions:
+        if not decision.keep:
+            deletions.expire(decision)
+    left_over: dict[BackupName, list[Stray]] = defaultdict(list)
+    for stray in catalog.strays:
+        parsed = deletions.keys.parse(stray.key)
+        if parsed and stray.deletable:
+            left_over[parsed[0]].append(stray)
+    for name, strays in left_over.items():
+        deletions.delete(name, sum(stray.size for stray in strays))
+
+
+@dataclass
+class _Deletions:
+    """What was deleted so far, or in a dry run would be."""
+
+    store: ObjectStore
+    keys: Keys
+    now: datetime
+    dry_run: bool
+    deleted: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    aborted: list[str] = field(default_factory=list)
+    reclaimed: int = 0
+
+    def expire(self, decision: KeepDecision) -> None:
+        """Record that the deletion begins, so that it can be finished later, and delete."""
+        backup = decision.backup
+        try:
+            if not self.dry_run:
+                self._record_expiry(backup.name, decision.reason)
+        except StoreError as error:
+            self.failed.append(f"{backup.name} was not deleted: {error.message}")
+            return
+        self.delete(backup.name, backup.size)
+
+    def delete(self, name: BackupName, size: int) -> None:
+        """Delete all objects of a name, of which `size` bytes are reclaimed."""
+        try:
+            for kind in _ORDER:
+                if not self.dry_run:
+                    self.store.delete(self.keys.of(name, kind))
+        except StoreError as error:
+            self.failed.append(f"{name} was not deleted completely: {error.message}")
+            return
+        self.deleted.append(str(name))
+        self.reclaimed += size
+
+    def abort_uploads(self, database: str, before: datetime) -> None:
+        """Abort the uploads of a database to which nothing has arrived since `before`."""
+        try:
+            for upload in _stale_uploads(self.store, self.keys, database, before):
+                self._abort(upload)
+        except StoreError as error:
+            self.failed.append(f"the open uploads could not be listed: {error.message}")
+
+    def _abort(self, upload: UploadInfo) -> None:
+        try:
+            if not self.dry_run:
+                self.store.abort_upload(upload.key, upload.upload_id)
+        except StoreError as error:
+            self.failed.append(f"the upload of {upload.key} stays open: {error.message}")
+            return
+        self.aborted.append(upload.key)
+
+    def update_index(self, index: Mapping[str, Entry]) -> None:
+        """Leave an index behind that makes the next listing cheap."""
+        gone = set(self.deleted)
+        entries = {name: entry for name, entry in index.items() if name not in gone}
+        try:
+            if entries != read_index(self.store, self.keys):
+                write_index(self.store, self.keys, entries)
+        except StoreError as error:
+            self.failed.append(f"the index was not written: {error.message}")
+
+    def _record_expiry(self, name: BackupName, reason: str) -> None:
+        # The ETag keeps a later dump of the same name from being taken for this one.
+        try:
+            etag = self.store.head(self.keys.of(name, Kind.DUMP)).etag
+        except ObjectMissing:
+            etag = ""
+        entry = EvidenceEntry(Act.EXPIRE, self.now, True, etag, (reason,), 0, 0, 0.0)
+        record(self.store, self.keys, name, entry)
+
+
+def _doubtful(keys: Keys, strays: Iterable[Stray]) -> list[Stray]:
+    """Strays that may be a backup whose manifest was damaged or deleted."""
+    parsed = ((stray, keys.parse(stray.key)) for stray in strays if not stray.deletable)
+    return [stray for stray, key in parsed if key and key[1] in {Kind.DUMP, Kind.MANIFEST}]
+
+
+def _stale_uploads(
+    store: ObjectStore, keys: Keys, database: str, before: datetime
+) -> Iterable[UploadInfo]:
+    for upload in store.list_uploads(keys.under(database)):
+        parsed = keys.parse(upload.key)
+        if parsed and parsed[0].database == database and upload.active_at < before:
+            yield upload

@@ -1,0 +1,153 @@
+"""Every error of the software, as one tree.
+
+::
+
+    BackupPipelineError                 1
+    ├── InvalidInput                    2   a flag, a setting or a name that can't be used
+    ├── Refused                         3   nothing was changed, to protect data
+    │   ├── NewestNotVerified               prune: the newest backup has no evidence
+    │   ├── TargetExists                    restore: the database is there already
+    │   ├── TargetInUse                     restore: sessions hold the live database
+    │   ├── TargetUnsuitable                restore: version, extension or right is missing
+    │   ├── NotConfirmed                    restore: nobody said yes
+    │   └── ClientTooOld                    no pg_dump on this machine can read the server
+    ├── NotFound                        4   no such backup, table or database
+    ├── PostgresUnreachable             5   no connection, or it was refused
+    ├── PostgresFailed                  1   the server or one of its tools reported an error
+    │   └── ChildFailed                     pg_dump or another child ended badly
+    ├── StoreError                      6   the object store did not do as asked
+    │   ├── StoreUnreachable                no answer, after every retry
+    │   ├── StoreDenied                     credentials or policy
+    │   ├── BucketMissing                   no such bucket
+    │   ├── ObjectMissing                   no such key
+    │   └── ObjectExists                    the key is taken (If-None-Match)
+    └── VerificationFailed              7   the stored bytes are not what was dumped
+
+The number is the exit code of the command line.  130 is an interruption and has no class:
+it stays Python's `KeyboardInterrupt`.  Each error carries a hint for the operator.
+"""
+
+from typing import ClassVar
+
+
+class BackupPipelineError(Exception):
+    """What went wrong, and in `hint` what the operator can do about it."""
+
+    exit_code: ClassVar[int] = 1
+    default_hint: ClassVar[str] = "The log of this run says more."
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint or self.default_hint
+
+
+class InvalidInput(BackupPipelineError):
+    """A flag, a setting or a name can't be used."""
+
+    exit_code = 2
+    default_hint = "Correct the value and run the command again."
+
+
+class Refused(BackupPipelineError):
+    """Nothing was changed, because going on could have harmed data."""
+
+    exit_code = 3
+
+
+class NewestNotVerified(Refused):
+    """Nothing is deleted while the newest backup has no evidence."""
+
+    default_hint = "Run `backup-pipeline verify --latest`, then prune again."
+
+
+class TargetExists(Refused):
+    """The database to restore into exists already."""
+
+    default_hint = "Choose another name with --into, or swap the live database with --replace."
+
+
+class TargetInUse(Refused):
+    """Sessions are connected to the database that would be switched."""
+
+    default_hint = "Stop the clients, or add --disconnect to end their sessions."
+
+
+class TargetUnsuitable(Refused):
+    """The target server lacks something that the backup needs."""
+
+
+class NotConfirmed(Refused):
+    """Nobody confirmed."""
+
+    default_hint = "Answer yes at the prompt, or give --no-confirm in scripts."
+
+
+class ClientTooOld(Refused):
+    """No pg_dump on this machine can read a server this new."""
+
+    default_hint = "Install the PostgreSQL client tools of the server's major version."
+
+
+class NotFound(BackupPipelineError):
+    """No such backup, or no such database."""
+
+    exit_code = 4
+    default_hint = "`backup-pipeline list` shows what there is."
+
+
+class PostgresUnreachable(BackupPipelineError):
+    """No connection to PostgreSQL could be made."""
+
+    exit_code = 5
+    default_hint = "Check PGHOST, PGPORT, PGUSER and the password; `backup-pipeline check` helps."
+
+
+class PostgresFailed(BackupPipelineError):
+    """The server, or one of PostgreSQL's own tools, reported an error."""
+
+
+class ChildFailed(PostgresFailed):
+    """A child process ended with another code than 0."""
+
+
+class StoreError(BackupPipelineError):
+    """The object store did not do as it was asked."""
+
+    exit_code = 6
+    default_hint = "`backup-pipeline check` looks at the bucket step by step."
+
+
+class StoreUnreachable(StoreError):
+    """The object store gave no usable answer within the retries."""
+
+    default_hint = "Check AWS_ENDPOINT_URL_S3 and the network between here and the store."
+
+
+class StoreDenied(StoreError):
+    """The object store refused the credentials, or its policy forbids the call."""
+
+    default_hint = "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy."
+
+
+class BucketMissing(StoreError):
+    """The bucket does not exist."""
+
+    default_hint = "Create the bucket, or correct BACKUP_BUCKET."
+
+
+class ObjectMissing(StoreError):
+    """There is no object of this key."""
+
+
+class ObjectExists(StoreError):
+    """An object of this key exists already, and is never overwritten."""
+
+    default_hint = "Another run made a backup of this name in the same second; run again."
+
+
+class VerificationFailed(BackupPipelineError):
+    """The stored bytes are not, or not all, of what was dumped."""
+
+    exit_code = 7
+    default_hint = "Make a new backup now; don't delete older ones before it is verified."

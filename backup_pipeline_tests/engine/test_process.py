@@ -1,0 +1,95 @@
+"""A child's output is whole or it is an error, and no child outlives its reader."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from backup_pipeline.engine.process import child_environment, output, reading
+from backup_pipeline.errors import ChildFailed
+
+SHELL = "/bin/sh"
+
+
+def sh(script: str) -> list[str]:
+    return [SHELL, "-c", script]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # A child that nobody waited for yet still has its entry.
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
+def test_the_whole_output_is_read() -> None:
+    assert output(sh("printf one; printf two"), child_environment({})) == b"onetwo"
+
+
+def test_a_large_output_arrives_in_order() -> None:
+    program = "import sys; [sys.stdout.write(f'{i:07}\\n') for i in range(400_000)]"
+    lines = output([sys.executable, "-c", program], child_environment({})).split()
+    assert lines == [b"%07d" % i for i in range(400_000)]
+
+
+def test_a_child_that_fails_after_its_output_never_reaches_the_end() -> None:
+    with (
+        reading(sh("printf half; echo 'disk on fire' >&2; exit 3"), child_environment({})) as child,
+        pytest.raises(ChildFailed, match=r"sh ended with code 3: disk on fire"),
+    ):
+        assert child.read(100) == b"half"
+        child.read(100)
+
+
+def test_a_killed_child_never_reaches_the_end() -> None:
+    with (
+        reading(sh("printf half; kill -9 $$"), child_environment({})) as child,
+        pytest.raises(ChildFailed, match="SIGKILL"),
+    ):
+        while child.read(100):
+            pass
+
+
+def test_a_child_that_cannot_be_started_says_why() -> None:
+    with pytest.raises(ChildFailed, match="no-such-program could not be started"):
+        output(["/no-such-program"], child_environment({}))
+
+
+def test_leaving_early_ends_the_whole_group() -> None:
+    script = "sleep 600 & echo $!; echo $$; exec sleep 600"
+    with reading(sh(script), child_environment({})) as child:
+        pids = [int(pid) for pid in child.read(100).split()]
+        while len(pids) < 2:
+            pids += [int(pid) for pid in child.read(100).split()]
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_an_exception_ends_a_child_that_ignores_sigterm() -> None:
+    started = time.monotonic()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        reading(sh("trap '' TERM; echo $$; while :; do sleep 1; done"), child_environment({})) as c,
+    ):
+        pid = int(c.read(100))
+        raise KeyboardInterrupt
+    assert not alive(pid)
+    assert time.monotonic() - started < 9
+
+
+def test_a_chatty_stderr_blocks_nothing_and_its_end_is_kept() -> None:
+    noise = "import sys; [print(f'line {i}', file=sys.stderr) for i in range(50_000)]; sys.exit(1)"
+    with pytest.raises(ChildFailed, match="line 49999"):
+        output([sys.executable, "-c", noise], child_environment({}))
+
+
+def test_a_child_inherits_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    monkeypatch.setenv("BACKUP_DSN", "canary")
+    monkeypatch.setenv("PGPASSWORD", "canary of another server")
+    seen = output(["/usr/bin/env"], child_environment({"PGPASSWORD": "mine"}))
+    assert b"canary" not in seen
+    assert b"PGPASSWORD=mine" in seen
