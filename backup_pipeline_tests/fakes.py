@@ -69,9 +69,11 @@ class MemoryStore:
         stored = self._object(key)
         if etag not in (None, stored.etag):
             raise ObjectMissing(f"{key!r} was replaced by another object")
+        if length == 0:
+            return
         size = len(stored.body)
         end = size if length is None else start + length
-        if end > size or (start and start == size and length is None):
+        if end > size or start >= end > 0:
             raise StoreError(f"{key!r} has {size} bytes, not {start} to {end}")
         for at in range(start, end, self._chunk):
             yield stored.body[at : min(end, at + self._chunk)]

@@ -54,7 +54,6 @@ def back_up(
     ):
         archive = dump.schema_archive()
         members = _write_members(dump, upload, compression_level, report)
-        upload.complete()
         manifest = Manifest(
             version=1,
             id=backup_id,
@@ -67,7 +66,7 @@ def back_up(
             pg_dump_version=dump.pg_dump_version,
             software_version=backup_pipeline.__version__,
         )
-        _commit(store, keys, name, archive, manifest)
+        _commit(store, keys, manifest, archive, upload)
     return manifest
 
 
@@ -122,15 +121,23 @@ class _MemberInProgress:
 
 
 def _commit(
-    store: ObjectStore, keys: Keys, name: BackupName, archive: bytes, manifest: Manifest
+    store: ObjectStore, keys: Keys, manifest: Manifest, archive: bytes, upload: Upload
 ) -> None:
-    """Write what makes the object a backup, or take the object back."""
+    """Make the three objects of a backup, or none of them.
+
+    The archive comes first because it settles whose the name is: of two runs that complete an
+    upload to one key in one instant, a store may let both succeed, but not of two PUTs.
+    """
+    name = BackupName.parse(manifest.name)
+    made: list[Kind] = []
     try:
-        # The dump object was made with If-None-Match, so everything of this name is ours.
-        store.put(keys.of(name, Kind.SCHEMA), archive, overwrite=True)
+        store.put(keys.of(name, Kind.SCHEMA), archive)
+        made.append(Kind.SCHEMA)
+        upload.complete()
+        made += [Kind.DUMP, Kind.MANIFEST]
         store.put(keys.of(name, Kind.MANIFEST), to_json(manifest))
     except BaseException:
-        for kind in (Kind.MANIFEST, Kind.DUMP, Kind.SCHEMA):
+        for kind in reversed(made):
             # The first error is the one to report; an object without a manifest is no backup,
             # and the catalog names it.
             with contextlib.suppress(StoreError):

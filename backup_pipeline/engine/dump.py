@@ -147,17 +147,24 @@ def drops_of(cleaning: bytes, plain: bytes) -> bytes:
 
     Raises `PostgresFailed` where the two differ in any other way.
     """
-    long, short = cleaning.splitlines(keepends=True), plain.splitlines(keepends=True)
-    start = next((i for i, pair in enumerate(zip(long, short, strict=False)) if _differ(*pair)), 0)
+    long, closing = _split(cleaning)
+    short, _ = _split(plain)
+    pairs = enumerate(zip(long, short, strict=False))
+    start = next((i for i, pair in pairs if _differ(*pair)), len(short))
     end = start + len(long) - len(short)
-    rest = zip(long[end:], short[start:], strict=True)
-    if end < start or any(_differ(*pair) for pair in rest):
+    if end < start or any(_differ(*pair) for pair in zip(long[end:], short[start:], strict=True)):
         raise PostgresFailed(
             "pg_dump --clean writes post-data in a way that is not known here",
             hint="Report it with the versions of the server and of pg_dump.",
         )
-    closing = next(i for i in range(len(long), 0, -1) if long[i - 1].startswith(CLOSING_LINE)) - 2
-    return b"".join([*long[:end], *long[closing:]])
+    return b"".join([*long[:end], *closing])
+
+
+def _split(text: bytes) -> tuple[list[bytes], list[bytes]]:
+    """The lines of a dump before its closing comment, and those from there on."""
+    lines = text.splitlines(keepends=True)
+    closing = next((i for i, line in enumerate(lines) if line.startswith(CLOSING_LINE)), 1) - 1
+    return lines[:closing], lines[closing:]
 
 
 def _differ(one: bytes, other: bytes) -> bool:

@@ -70,6 +70,11 @@ class Server:
         """The database; PostgreSQL's default is the name of the role."""
         return self._resolved().get("dbname") or self.user
 
+    @property
+    def named_database(self) -> str | None:
+        """The database that one of libpq's sources names, or `None` where its default holds."""
+        return self._resolved().get("dbname")
+
     def describe(self) -> str:
         """`user@host:port/database`, for people."""
         return f"{self.user}@{self.host}:{self.port}/{self.database}"

@@ -66,7 +66,7 @@ class S3Store:
     ) -> Iterator[bytes]:
         """The bytes of an object or of a range of it, resumed where a connection broke.
 
-        It gives up after `max_attempts` connections in a row that brought nothing.
+        It gives up after `max_attempts` connections in a row that brought next to nothing.
         """
         if length == 0:
             self._look_for(key, etag)
@@ -82,7 +82,7 @@ class S3Store:
                     yield chunk
             if offset == end:
                 return
-            futile = 0 if offset > reached else futile + 1
+            futile = 0 if offset - reached >= _CHUNK else futile + 1
             if futile == self._connection.max_attempts:
                 raise StoreUnreachable(
                     f"GetObject of {key!r} in bucket {self._bucket!r} was cut at byte {offset} "

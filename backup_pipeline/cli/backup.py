@@ -1,0 +1,262 @@
+"""`backup`, `verify` and `prune`: make a backup, prove it, and clear away the expired ones."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from backup_pipeline.cli import words
+from backup_pipeline.cli.documents import of_entry, of_manifest, of_prune
+from backup_pipeline.cli.output import Output, Table, command
+from backup_pipeline.errors import BackupPipelineError, NotFound, StoreError, VerificationFailed
+
+if TYPE_CHECKING:
+    from backup_pipeline.engine.model import EvidenceEntry, Manifest, PruneResult
+    from backup_pipeline.engine.names import BackupName, Keys
+    from backup_pipeline.engine.store import ObjectStore
+    from backup_pipeline.settings import Settings
+
+_retention_days = click.option(
+    "--retention-days", type=click.IntRange(min=0), help="Keep everything younger than this."
+)
+_database = click.option("--database", help="Instead of BACKUP_DATABASE.")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@click.command()
+@click.option(
+    "--date",
+    "label",
+    type=click.DateTime(["%Y-%m-%d"]),
+    metavar="YYYY-MM-DD",
+    help="The day that the backup's name carries; retention goes by the true time.",
+)
+@_retention_days
+@_database
+@click.option("--no-prune", is_flag=True, help="Delete nothing.")
+@command
+def backup(
+    output: Output,
+    label: datetime | None,
+    retention_days: int | None,
+    database: str | None,
+    no_prune: bool,
+) -> None:
+    """Back up now: dump, verify, prune, and tell people."""
+    from backup_pipeline.settings import load_settings
+
+    settings = load_settings(retention_days=retention_days, database=database)
+    name = settings.name(_now(), label.date() if label else None)
+    try:
+        lines, document = _back_up(output, settings, name, prune_too=not no_prune)
+    except BackupPipelineError as error:
+        said = (error.message, f"hint: {error.hint}")
+        _tell(output, settings, name, f"{name} failed", said, succeeded=False)
+        raise
+    failed = _tell(output, settings, name, f"{name} is made and verified", lines, succeeded=True)
+    output.document({**document, "notifications_failed": failed})
+
+
+def _back_up(
+    output: Output, settings: "Settings", name: "BackupName", *, prune_too: bool
+) -> tuple[Sequence[str], dict[str, object]]:
+    from backup_pipeline.engine.backup import back_up
+    from backup_pipeline.engine.prune import prune as prune_bucket
+    from backup_pipeline.engine.verify import verify as verify_backup
+
+    store, keys = settings.store(), settings.keys()
+    with output.progress() as report:
+        manifest = back_up(
+            settings.source(),
+            store,
+            keys,
+            name,
+            compression_level=settings.compression_level,
+            clock=_now,
+            report=report,
+        )
+        entry = verify_backup(store, keys, name, clock=_now, report=report)
+    lines = _summary(manifest, entry)
+    output.say(str(name), *lines)
+    if not entry.passed:
+        raise VerificationFailed(f"{name} is not what was dumped: {'; '.join(entry.findings)}")
+    document = {**of_manifest(manifest, name), "verification": of_entry(name, entry)}
+    if not prune_too:
+        return lines, document
+    pruned = prune_bucket(
+        store,
+        keys,
+        name.database,
+        settings.policy(),
+        now=_now(),
+        stale_after=settings.stale_after,
+    )
+    output.say(_pruned_line(pruned))
+    output.warn(*pruned.failed)
+    return (*lines, _pruned_line(pruned), *pruned.failed), {**document, "prune": of_prune(pruned)}
+
+
+def _tell(
+    output: Output,
+    settings: "Settings",
+    name: "BackupName",
+    title: str,
+    lines: Sequence[str],
+    *,
+    succeeded: bool,
+) -> list[str]:
+    """Notify people; gives the services that did not take it."""
+    if not settings.notify_urls:
+        return []
+    from backup_pipeline.engine.notify import Outcome, notify
+
+    outcome = Outcome("backup", name.database, succeeded, title, tuple(lines))
+    failed = notify([url.get_secret_value() for url in settings.notify_urls], outcome)
+    output.warn(*(f"{service} did not take the message" for service in failed))
+    return list(failed)
+
+
+def _summary(manifest: "Manifest", entry: "EvidenceEntry") -> tuple[str, str]:
+    made = (
+        f"{words.size(manifest.length)} ({words.size(manifest.raw_length)} of SQL, "
+        f"{len(manifest.tables)} tables, {manifest.rows:,} rows) "
+        f"in {words.seconds(manifest.duration)}"
+    )
+    return made, _verdict(entry)
+
+
+def _verdict(entry: "EvidenceEntry") -> str:
+    if not entry.passed:
+        return f"failed verification: {'; '.join(entry.findings)}"
+    return (
+        f"verified: {words.size(entry.read_bytes)} read back, {entry.rows:,} rows counted, "
+        f"in {words.seconds(entry.seconds)}"
+    )
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--latest", is_flag=True, help="The newest backup of the database.")
+@click.option("--all", "everything", is_flag=True, help="Every backup of the database.")
+@_database
+@command
+def verify(
+    output: Output, name: str | None, latest: bool, everything: bool, database: str | None
+) -> None:
+    """Read backups back byte by byte, and record what was found."""
+    from backup_pipeline.engine.names import BackupName
+    from backup_pipeline.settings import load_settings
+
+    if [name is not None, latest, everything].count(True) != 1:
+        raise click.UsageError("Give one of NAME, --latest and --all.")
+    asked = BackupName.parse(name) if name is not None else None
+    settings = load_settings(database=database)
+    store, keys = settings.store(), settings.keys()
+    names = [asked] if asked else _names(store, keys, settings.database, latest_only=latest)
+    results = []
+    with output.progress() as report:
+        from backup_pipeline.engine.verify import verify as verify_backup
+
+        for each in names:
+            found = _verified(
+                each, lambda each=each: verify_backup(store, keys, each, clock=_now, report=report)
+            )
+            results.append(found)
+            output.say(f"{each}\t{found['verdict']}")
+    failed = [str(result["name"]) for result in results if not result["passed"]]
+    if failed:
+        raise VerificationFailed(
+            f"{len(failed)} of {len(names)} backups failed: "
+            + "; ".join(f"{r['name']}: {r['verdict']}" for r in results if not r["passed"])
+        )
+    output.document({"verified": results})
+
+
+def _names(
+    store: "ObjectStore", keys: "Keys", database: str, *, latest_only: bool
+) -> Sequence["BackupName"]:
+    from backup_pipeline.engine.catalog import newest, read_catalog
+    from backup_pipeline.engine.names import Kind
+
+    catalog = read_catalog(store, keys, database)
+    if latest_only:
+        latest = newest(catalog.backups, _now())
+        if latest is None:
+            raise NotFound(f"there is no backup of {database} in {store.describe()}")
+        return [latest.name]
+    # A backup whose manifest can't be read is in no catalog, and fails all the same.
+    parsed = [keys.parse(stray.key) for stray in catalog.strays]
+    unreadable = [each[0] for each in parsed if each and each[1] is Kind.MANIFEST]
+    return [*(backup.name for backup in catalog.backups), *unreadable]
+
+
+def _verified(name: "BackupName", run: "Callable[[], EvidenceEntry]") -> dict[str, object]:
+    try:
+        entry = run()
+    except VerificationFailed as error:
+        return {"name": str(name), "passed": False, "verdict": error.message}
+    return {**of_entry(name, entry), "verdict": _verdict(entry)}
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only show what would be deleted, and why.")
+@_retention_days
+@_database
+@command
+def prune(output: Output, dry_run: bool, retention_days: int | None, database: str | None) -> None:
+    """Delete expired backups and what unfinished runs left behind."""
+    from backup_pipeline.engine.prune import prune as prune_bucket
+    from backup_pipeline.settings import load_settings
+
+    settings = load_settings(retention_days=retention_days, database=database)
+    result = prune_bucket(
+        settings.store(),
+        settings.keys(),
+        settings.database,
+        settings.policy(),
+        now=_now(),
+        dry_run=dry_run,
+        stale_after=settings.stale_after,
+    )
+    if result.failed:
+        raise StoreError(
+            "; ".join(result.failed),
+            hint="The next prune tries again; `backup-pipeline check` looks at permissions.",
+        )
+    output.document(of_prune(result))
+    output.table(_decisions(result))
+    output.say(_pruned_line(result))
+
+
+def _decisions(result: "PruneResult") -> Table:
+    return Table(
+        columns=("backup", "age", "decision", "reason"),
+        right=frozenset({"age"}),
+        rows=[
+            (
+                str(decision.backup.name),
+                words.age(_now() - decision.backup.taken_at),
+                "keep" if decision.keep else "expire",
+                decision.reason,
+            )
+            for decision in result.decisions
+        ],
+        plain=[
+            (str(decision.backup.name), "keep" if decision.keep else "expire", decision.reason)
+            for decision in result.decisions
+        ],
+    )
+
+
+def _pruned_line(result: "PruneResult") -> str:
+    verb = "would delete" if result.dry_run else "deleted"
+    uploads = len(result.aborted_uploads)
+    aborted = f", and {uploads} stale uploads" if uploads else ""
+    return (
+        f"{len(result.kept)} backups kept, {verb} {len(result.deleted)} "
+        f"({words.size(result.reclaimed)}){aborted}"
+    )

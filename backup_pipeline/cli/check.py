@@ -1,0 +1,48 @@
+"""`check`: what works, what does not, and what to do about it."""
+
+from datetime import UTC, datetime
+
+import click
+
+from backup_pipeline.cli.output import Output, Table, command
+
+
+@click.command()
+@command
+def check(output: Output) -> None:
+    """Look at PostgreSQL, the client tools, the bucket and the clocks."""
+    from backup_pipeline.engine.diagnosis import Finding, diagnose
+    from backup_pipeline.settings import load_settings
+
+    settings = load_settings()
+    findings: list[Finding] = list(
+        diagnose(
+            settings.server(),
+            settings.clients_dirs(),
+            settings.store(),
+            settings.keys(),
+            clock=lambda: datetime.now(UTC),
+        )
+    )
+    code = next((finding.exit_code for finding in findings if finding.exit_code), 0)
+    output.document(
+        {
+            "exit_code": code,
+            "findings": [
+                {
+                    "subject": finding.subject,
+                    "level": str(finding.level),
+                    "message": finding.message,
+                    "advice": finding.advice,
+                }
+                for finding in findings
+            ],
+        }
+    )
+    output.table(
+        Table(
+            columns=("", "what", "finding", "what to do"),
+            rows=[(str(f.level), f.subject, f.message, f.advice) for f in findings],
+        )
+    )
+    click.get_current_context().exit(code)

@@ -1,0 +1,146 @@
+"""`list` and `show`: what the bucket holds."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from backup_pipeline.cli import words
+from backup_pipeline.cli.documents import of_backup, of_stray
+from backup_pipeline.cli.output import Output, Table, command
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
+
+    from backup_pipeline.engine.model import Backup, EvidenceEntry, Manifest, Stray
+
+
+@click.command("list")
+@click.option("--database", help="Only the backups of this database.")
+@command
+def list_backups(output: Output, database: str | None) -> None:
+    """List the backups in the bucket, newest first."""
+    show_catalog(output, database)
+
+
+def show_catalog(output: Output, database: str | None) -> None:
+    """The table of `list` and of `restore --list`."""
+    from backup_pipeline.engine.catalog import read_catalog
+    from backup_pipeline.settings import load_settings
+
+    settings = load_settings()
+    store = settings.store()
+    catalog = read_catalog(store, settings.keys(), database)
+    output.document(
+        {
+            "backups": [of_backup(backup) for backup in catalog.backups],
+            "strays": [of_stray(stray) for stray in catalog.strays],
+        }
+    )
+    output.table(_backups_table(catalog.backups, datetime.now(UTC), settings.zone))
+    if output.terminal and not catalog.backups:
+        output.say(f"There is no backup under {settings.prefix} in {store.describe()}.")
+    if not output.as_json:
+        output.warn(*(_line(stray) for stray in catalog.strays))
+
+
+def _backups_table(backups: "Sequence[Backup]", now: datetime, zone: "ZoneInfo") -> Table:
+    return Table(
+        columns=("backup", "taken at", "age", "size", "SQL", "rows", "state"),
+        right=frozenset({"age", "size", "SQL", "rows"}),
+        rows=[
+            (
+                str(backup.name),
+                words.local(backup.taken_at, zone),
+                words.age(now - backup.taken_at),
+                words.size(backup.size),
+                words.size(backup.raw_length),
+                f"{backup.rows:,}",
+                str(backup.state),
+            )
+            for backup in backups
+        ],
+        plain=[
+            (
+                str(backup.name),
+                words.iso(backup.taken_at),
+                str(backup.size),
+                str(backup.rows),
+                str(backup.state),
+            )
+            for backup in backups
+        ],
+    )
+
+
+def _line(stray: "Stray") -> str:
+    return f"{stray.key} ({words.size(stray.size)}) belongs to no backup: {stray.reason}"
+
+
+@click.command()
+@click.argument("name")
+@command
+def show(output: Output, name: str) -> None:
+    """Show all that is known of the backup NAME."""
+    from backup_pipeline.engine.catalog import find, read_catalog, read_evidence, read_manifest
+    from backup_pipeline.engine.documents import to_json
+    from backup_pipeline.engine.names import BackupName
+    from backup_pipeline.settings import load_settings
+
+    parsed = BackupName.parse(name)
+    settings = load_settings()
+    store, keys = settings.store(), settings.keys()
+    manifest = read_manifest(store, keys, parsed)
+    backup = find(read_catalog(store, keys, parsed.database).backups, parsed)
+    evidence = read_evidence(store, keys, parsed)
+    output.document(
+        {
+            **of_backup(backup),
+            "manifest": _plain(to_json(manifest)),
+            "evidence": _plain(to_json(evidence))["entries"],
+        }
+    )
+    if output.as_json:
+        return
+    output.say(*_about(backup, manifest, settings.zone))
+    output.table(
+        Table(
+            columns=("schema", "table", "rows"),
+            right=frozenset({"rows"}),
+            rows=[(t.schema, t.table, str(t.rows)) for t in manifest.tables],
+        )
+    )
+    output.say(*(_entry_line(entry, settings.zone) for entry in evidence.entries))
+
+
+def _plain(document: bytes) -> "dict[str, object]":
+    import json
+
+    content: dict[str, object] = json.loads(document)
+    return content
+
+
+def _about(backup: "Backup", manifest: "Manifest", zone: "ZoneInfo") -> list[str]:
+    source = manifest.source
+    rate = words.size(round(backup.raw_length / max(backup.duration, 0.001)))
+    lines = {
+        "backup": str(backup.name),
+        "database": backup.name.database,
+        "taken at": words.local_and_utc(backup.taken_at, zone),
+        "state": "; ".join((str(backup.state), *backup.findings)),
+        "size": f"{words.size(backup.size)}, {words.size(backup.raw_length)} of SQL",
+        "holds": f"{backup.tables} tables, {backup.rows:,} rows",
+        "made in": f"{words.seconds(backup.duration)} ({rate}/s)",
+        "server": f"PostgreSQL {source.server_version}, {source.encoding}, {source.collate}",
+        "pg_dump": manifest.pg_dump_version,
+        "snapshot": source.snapshot_lsn,
+        "extensions": ", ".join(f"{e.name} {e.version}" for e in source.extensions) or "none",
+        "id": manifest.id,
+    }
+    return [f"{label:<11} {value}" for label, value in lines.items()]
+
+
+def _entry_line(entry: "EvidenceEntry", zone: "ZoneInfo") -> str:
+    came = "passed" if entry.passed else "; ".join(("failed", *entry.findings))
+    return f"{words.local(entry.at, zone)}  {entry.act}: {came}"

@@ -1,0 +1,300 @@
+"""Everything that can be configured, read and validated once.
+
+Sources, the stronger first: arguments, the environment (`BACKUP_*`), and a YAML file, which is
+`BACKUP_CONFIG` or `backup.yaml` in the working directory.
+Connections are libpq's and boto3's own matter (`PG*`, `AWS_*`).
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from backup_pipeline.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from backup_pipeline.engine.dump import PostgresDumpSource
+    from backup_pipeline.engine.model import RetentionPolicy
+    from backup_pipeline.engine.names import BackupName, Keys
+    from backup_pipeline.engine.postgres import Server
+    from backup_pipeline.engine.store import ObjectStore
+
+_PREFIX = "BACKUP_"
+_USUAL_BIN_DIRS = (
+    "/usr/lib/postgresql/*/bin",
+    "/usr/pgsql-*/bin",
+    "/usr/local/pgsql/bin",
+    "/opt/homebrew/opt/postgresql@*/bin",
+    "/opt/homebrew/opt/libpq/bin",
+    "/usr/local/opt/postgresql@*/bin",
+    "/usr/local/opt/libpq/bin",
+    "/Applications/Postgres.app/Contents/Versions/*/bin",
+)
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError("this machine knows no such time zone") from error
+    return name
+
+
+def _prefix(text: str) -> str:
+    steps = [step for step in text.split("/") if step]
+    if any(step in {".", ".."} for step in steps):
+        raise ValueError("a prefix is no path: it has no . and no ..")
+    return "".join(f"{step}/" for step in steps)
+
+
+def _schedule(text: str) -> str:
+    if len(text.split()) != 5:
+        raise ValueError("a schedule has the five fields of cron, such as `0 23 * * *`")
+    return text
+
+
+def _database(name: str) -> str:
+    if "\0" in name or not 0 < len(name.encode()) < 64:
+        raise ValueError("a database name has 1 to 63 bytes, and none of them is 0")
+    return name
+
+
+def _by_separator(separator: str | None) -> BeforeValidator:
+    def split(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("["):
+            return json.loads(value)
+        return [part for part in value.split(separator) if part.strip()]
+
+    return BeforeValidator(split)
+
+
+class Settings(BaseSettings):
+    """What is configured; every field is also the variable `BACKUP_<FIELD>`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    database: Annotated[str, AfterValidator(_database)] = "ahold_options"
+    """What is backed up; without it the DSN's database, else `PGDATABASE`, else the default."""
+    dsn: SecretStr | None = None
+    """A libpq connection string or URI; without it libpq's own variables decide."""
+    bucket: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,62}$")] = "options-data"
+    prefix: Annotated[str, AfterValidator(_prefix)] = "backups/postgres/"
+    timezone: Annotated[str, AfterValidator(_zone)] = "Europe/Amsterdam"
+    """Of the schedule, and of the times in names."""
+    schedule: Annotated[str, AfterValidator(_schedule)] = "0 23 * * *"
+    retention_days: Annotated[int, Field(ge=0)] = 7
+    retention_minimum: Annotated[int, Field(ge=1)] = 3
+    """That many verified backups stay, however old they are."""
+    compression_level: Annotated[int, Field(ge=0, le=3)] = 1
+    pg_bin_dirs: Annotated[tuple[Path, ...], NoDecode, _by_separator(os.pathsep)] = ()
+    """Where pg_dump lives; separated like `PATH`; without it, where it usually is."""
+    lock_timeout: Annotated[float, Field(gt=0)] = 300
+    """Seconds that a dump waits for a table that somebody has locked."""
+    stale_upload_hours: Annotated[float, Field(ge=1)] = 24
+    """An upload to which nothing has arrived for so long is aborted."""
+    s3_endpoint_url: Annotated[str, Field(pattern=r"^https?://[^@]+$")] | None = None
+    s3_region: str | None = None
+    s3_checksums: Literal["when_supported", "when_required"] | None = None
+    """`when_required` for stores that reject the checksums which boto3 adds by itself."""
+    s3_addressing_style: Literal["auto", "path", "virtual"] = "auto"
+    s3_ca_bundle: Path | None = None
+    s3_max_attempts: Annotated[int, Field(ge=1)] = 5
+    s3_connect_timeout: Annotated[float, Field(gt=0)] = 10
+    s3_read_timeout: Annotated[float, Field(gt=0)] = 60
+    notify_urls: Annotated[tuple[SecretStr, ...], NoDecode, _by_separator(None)] = ()
+    """Apprise URLs, separated by blanks."""
+
+    @field_validator("dsn")
+    @classmethod
+    def _readable(cls, dsn: SecretStr | None) -> SecretStr | None:
+        from backup_pipeline.engine.postgres import Server
+
+        if dsn:
+            try:
+                Server.of(dsn.get_secret_value())
+            except InvalidInput as error:
+                raise ValueError(error.message) from None
+        return dsn
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is theirs
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, the environment, and the file."""
+        return (
+            init_settings,
+            env_settings,
+            InitSettingsSource(settings_cls, _read_file()),
+        )
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The zone of names and of the schedule."""
+        return ZoneInfo(self.timezone)
+
+    @property
+    def stale_after(self) -> timedelta:
+        """When an upload to which nothing arrives counts as given up."""
+        return timedelta(hours=self.stale_upload_hours)
+
+    def server(self) -> "Server":
+        """The server, connected to the database that is backed up."""
+        from backup_pipeline.engine.postgres import Server
+
+        return Server.of(self.dsn.get_secret_value() if self.dsn else None).using(self.database)
+
+    def source(self) -> "PostgresDumpSource":
+        """The database as something that can be dumped."""
+        from backup_pipeline.engine.dump import PostgresDumpSource
+
+        return PostgresDumpSource(self.server(), self.clients_dirs(), self.lock_timeout)
+
+    def store(self) -> "ObjectStore":
+        """The bucket; nothing is sent yet."""
+        from backup_pipeline.engine.s3 import S3Store
+        from backup_pipeline.engine.s3_client import S3Connection
+
+        return S3Store(
+            S3Connection(
+                bucket=self.bucket,
+                endpoint_url=self.s3_endpoint_url,
+                region=self.s3_region,
+                ca_bundle=str(self.s3_ca_bundle) if self.s3_ca_bundle else None,
+                addressing_style=self.s3_addressing_style,
+                request_checksums=self.s3_checksums,
+                max_attempts=self.s3_max_attempts,
+                connect_timeout=self.s3_connect_timeout,
+                read_timeout=self.s3_read_timeout,
+            )
+        )
+
+    def keys(self) -> "Keys":
+        """The keys under the prefix."""
+        from backup_pipeline.engine.names import Keys
+
+        return Keys(self.prefix)
+
+    def policy(self) -> "RetentionPolicy":
+        """What to keep."""
+        from backup_pipeline.engine.model import RetentionPolicy
+
+        return RetentionPolicy(self.retention_days, self.retention_minimum)
+
+    def name(self, now: datetime, label_date: date | None = None) -> "BackupName":
+        """The name of a backup made now, in local time; `label_date` takes the day's place."""
+        from backup_pipeline.engine.names import BackupName
+
+        local = now.astimezone(self.zone)
+        label = datetime.combine(label_date, local.time()) if label_date else local
+        return BackupName.of(self.database, label)
+
+    def clients_dirs(self) -> Sequence[Path]:
+        """Where to look for PostgreSQL's client tools: as set, else wherever they usually are."""
+        if self.pg_bin_dirs:
+            return self.pg_bin_dirs
+        from backup_pipeline.embedded.postgres import embedded_bin_dirs
+
+        on_path = [Path(entry) for entry in os.environ.get("PATH", "").split(os.pathsep) if entry]
+        usual = [
+            found
+            for pattern in _USUAL_BIN_DIRS
+            for found in sorted(Path("/").glob(pattern.removeprefix("/")))
+        ]
+        return [*on_path, *usual, *embedded_bin_dirs()]
+
+
+def load_settings(**given: Any) -> Settings:
+    """Read and validate everything; what is `given` wins over environment and file.
+
+    Raises `InvalidInput` that names the variable and never shows a value.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        raise InvalidInput(_sentence(error)) from None
+    except SettingsError as error:
+        raise InvalidInput(f"the settings can't be read: {error}") from None
+    if "database" in settings.model_fields_set:
+        return settings
+    return _with_libpqs_database(settings)
+
+
+def _with_libpqs_database(settings: Settings) -> Settings:
+    """Where no database is set, libpq's sources name it before the default does."""
+    from backup_pipeline.engine.postgres import Server
+
+    named = os.environ.get("PGDATABASE")
+    if settings.dsn or os.environ.get("PGSERVICE"):
+        named = Server.of(settings.dsn.get_secret_value() if settings.dsn else None).named_database
+    return settings.model_copy(update={"database": named}) if named else settings
+
+
+def _read_file() -> dict[str, Any]:
+    given = os.environ.get(f"{_PREFIX}CONFIG")
+    path = Path(given or "backup.yaml")
+    if path.is_file():
+        return _mapping(path)
+    if given:
+        raise InvalidInput(f"BACKUP_CONFIG names {given}, and there is no such file")
+    return {}
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        # The parser quotes the line, and the line may hold a secret.
+        line = f" near line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InvalidInput(f"{path} is not YAML{line}") from None
+    except (yaml.YAMLError, OSError, UnicodeDecodeError):
+        raise InvalidInput(f"{path} can't be read as YAML") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise InvalidInput(f"{path} is no list of settings, such as `bucket: options-data`")
+    return content
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    field = str(first["loc"][0]) if first["loc"] else "?"
+    if first["type"] == "extra_forbidden":
+        return f"there is no setting `{field}`"
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{_PREFIX}{field.upper()} can't be used: {said[:1].lower()}{said[1:]}"

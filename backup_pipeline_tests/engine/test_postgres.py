@@ -1,0 +1,77 @@
+"""Servers are found by libpq's own rules, and so is the pg_dump that fits them."""
+
+from pathlib import Path
+
+import pytest
+
+from backup_pipeline.engine.postgres import Clients, Server, choose_clients, find_clients
+from backup_pipeline.errors import ClientTooOld, InvalidInput
+
+
+def clients(*versions: str) -> list[Clients]:
+    return [
+        Clients(Path(f"/bin-{version}"), version, int(major) * 10000 + int(minor))
+        for version in versions
+        for major, minor in [version.split(".")]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("server", "have", "chosen"),
+    [
+        (160004, ["15.9", "16.2", "18.1"], "16.2"),
+        (160004, ["16.2", "16.9"], "16.9"),
+        (150000, ["18.1", "17.2"], "17.2"),
+        (180001, ["18.0"], "18.0"),
+    ],
+)
+def test_the_tools_of_the_servers_own_version_come_first(
+    server: int, have: list[str], chosen: str
+) -> None:
+    assert choose_clients(clients(*have), server).version == chosen
+
+
+def test_a_server_newer_than_every_pg_dump_is_refused_with_both_versions() -> None:
+    with pytest.raises(ClientTooOld, match=r"PostgreSQL 18.*15\.9, 16\.2"):
+        choose_clients(clients("15.9", "16.2"), 180001)
+
+
+def test_a_machine_without_pg_dump_is_refused() -> None:
+    with pytest.raises(ClientTooOld, match="none at all"):
+        choose_clients([], 160000)
+
+
+def test_a_directory_without_a_working_pg_dump_is_no_choice(tmp_path: Path) -> None:
+    broken = tmp_path / "pg_dump"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    assert find_clients([tmp_path, tmp_path / "missing"]) == ()
+
+
+def test_single_parameters_win_over_the_connection_string() -> None:
+    server = Server.of("postgresql://me@db.example:5433/one", port="6000").using("two")
+    assert server.describe() == "me@db.example:6000/two"
+
+
+def test_libpqs_variables_fill_what_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGHOST", "from.environment")
+    monkeypatch.setenv("PGUSER", "somebody")
+    server = Server.of("port=7000")
+    assert server.describe() == "somebody@from.environment:7000/somebody"
+
+
+@pytest.mark.parametrize("name", ["a=b", "postgresql://x", "--version", "it's", "new\nline", ""])
+def test_a_database_name_is_a_name_and_nothing_else(name: str) -> None:
+    assert Server.of("host=h user=u").using(name).database == (name or "u")
+
+
+def test_a_password_is_never_shown() -> None:
+    server = Server.of("postgresql://me:canary@h/db", passfile="/x")
+    assert "canary" not in repr(server) + server.describe() + str(server)
+
+
+def test_an_unreadable_connection_string_is_not_repeated() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        Server.of("host=h password='canary")
+    assert "canary" not in f"{caught.value} {caught.value.hint}"
+    assert caught.value.__cause__ is None

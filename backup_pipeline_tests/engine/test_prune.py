@@ -1,0 +1,327 @@
+"""Prune: what it deletes, in which order, and everything that it never touches."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+import pytest
+
+from backup_pipeline.engine.catalog import read_catalog, read_evidence
+from backup_pipeline.engine.documents import to_json
+from backup_pipeline.engine.index import read_index
+from backup_pipeline.engine.model import Act, PruneResult, RetentionPolicy
+from backup_pipeline.engine.names import BackupName, Kind
+from backup_pipeline.engine.prune import prune
+from backup_pipeline.engine.store import ObjectInfo, UploadInfo
+from backup_pipeline.errors import NewestNotVerified, StoreDenied, StoreUnreachable
+from backup_pipeline_tests.fakes import MemoryStore
+from backup_pipeline_tests.made_backups import (
+    DATABASE,
+    KEYS,
+    NOW,
+    days_ago,
+    make_backup,
+    make_evidence,
+    manifest_of,
+)
+
+POLICY = RetentionPolicy(days=7, minimum=1)
+
+
+class Bucket(MemoryStore):
+    """Tells the time that a test sets, notes every change, and refuses the chosen ones."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: self.time)
+        self.time = NOW
+        self.changes: list[tuple[str, str]] = []
+        self.refused: set[tuple[str, str]] = set()
+
+    def put(self, key: str, body: bytes, *, overwrite: bool = False) -> ObjectInfo:
+        self._note("put", key)
+        return super().put(key, body, overwrite=overwrite)
+
+    def delete(self, key: str) -> None:
+        self._note("delete", key)
+        super().delete(key)
+
+    def abort_upload(self, key: str, upload_id: str) -> None:
+        self._note("abort", key)
+        super().abort_upload(key, upload_id)
+
+    def list_uploads(self, prefix: str) -> Iterator[UploadInfo]:
+        self._note("list_uploads", prefix)
+        return super().list_uploads(prefix)
+
+    def _note(self, verb: str, key: str) -> None:
+        self.changes.append((verb, key))
+        if (verb, key) in self.refused:
+            raise StoreDenied(f"{verb} of {key} is not allowed")
+
+
+@pytest.fixture
+def store() -> Bucket:
+    return Bucket()
+
+
+def made(
+    store: Bucket, *days: float, database: str = DATABASE, verified: bool | None = True
+) -> list[BackupName]:
+    """Backups of these ages, each stored at the time it was taken."""
+    names = []
+    for day in days:
+        store.time = days_ago(day)
+        names.append(make_backup(store, days_ago(day), database=database, verified=verified))
+    store.time = NOW
+    store.changes.clear()
+    return names
+
+
+def run(store: Bucket, *, dry_run: bool = False, now: datetime = NOW) -> PruneResult:
+    return prune(store, KEYS, DATABASE, POLICY, now=now, dry_run=dry_run)
+
+
+def names_in(store: Bucket) -> set[str]:
+    return {str(backup.name) for backup in read_catalog(store, KEYS).backups}
+
+
+def test_expired_backups_go_and_the_others_stay(store: Bucket) -> None:
+    kept, expired = made(store, 1, 8)
+    size = store.head(KEYS.of(expired, Kind.DUMP)).size
+    result = run(store)
+    assert result.deleted == (str(expired),)
+    assert result.reclaimed == size
+    assert not result.failed
+    assert [d.reason for d in result.expired] == ["8 days old, and 1 newer verified ones stay"]
+    assert set(store.objects) == {KEYS.of(kept, kind) for kind in Kind} | {KEYS.index}
+
+
+def test_the_expiry_is_recorded_first_the_manifest_goes_next_and_the_evidence_last(
+    store: Bucket,
+) -> None:
+    _, expired = made(store, 1, 8)
+    run(store)
+    assert [change for change in store.changes if str(expired) in change[1]] == [
+        ("put", KEYS.of(expired, Kind.EVIDENCE)),
+        ("delete", KEYS.of(expired, Kind.MANIFEST)),
+        ("delete", KEYS.of(expired, Kind.DUMP)),
+        ("delete", KEYS.of(expired, Kind.SCHEMA)),
+        ("delete", KEYS.of(expired, Kind.EVIDENCE)),
+    ]
+
+
+@pytest.mark.parametrize("verified", [None, False])
+def test_nothing_is_deleted_while_the_newest_backup_is_not_verified(
+    store: Bucket, verified: bool | None
+) -> None:
+    made(store, 8, 9)
+    (latest,) = made(store, 1, verified=verified)
+    before = dict(store.objects)
+    with pytest.raises(NewestNotVerified, match=f"newest backup, {latest}, "):
+        run(store)
+    assert store.objects == before
+    assert not store.changes
+
+
+@pytest.mark.parametrize("body", [None, b"{"])
+def test_nothing_is_deleted_while_the_newest_manifest_is_missing_or_forged(
+    store: Bucket, body: bytes | None
+) -> None:
+    made(store, 2, 8, 9)
+    (latest,) = made(store, 1)
+    store.time = days_ago(1)
+    store.delete(KEYS.of(latest, Kind.MANIFEST))
+    if body:
+        store.put(KEYS.of(latest, Kind.MANIFEST), body)
+    with pytest.raises(NewestNotVerified, match="is newer than every backup"):
+        run(store)
+    made(store, 0.5)
+    assert len(run(store).deleted) == 2
+
+
+def test_a_dry_run_changes_nothing_and_tells_what_a_real_one_does(store: Bucket) -> None:
+    made(store, 1, 8, 9)
+    upload = store.create_upload(KEYS.of(BackupName.of(DATABASE, NOW), Kind.DUMP), {})
+    store.uploads[upload].active_at = days_ago(2)
+    before = dict(store.objects)
+    told = run(store, dry_run=True)
+    assert told.dry_run
+    assert store.objects == before
+    assert {verb for verb, _ in store.changes} == {"list_uploads"}
+    real = run(store)
+    assert (told.decisions, told.deleted, told.reclaimed, told.aborted_uploads) == (
+        real.decisions,
+        real.deleted,
+        real.reclaimed,
+        real.aborted_uploads,
+    )
+
+
+def test_a_dry_run_tells_that_a_real_one_would_refuse(store: Bucket) -> None:
+    made(store, 8)
+    made(store, 1, verified=None)
+    result = run(store, dry_run=True)
+    assert not result.deleted
+    assert all(decision.keep for decision in result.decisions)
+    assert {d.reason for d in result.decisions} == {
+        "the newest backup, ahold_options_2025-12-15_220000, is not verified"
+    }
+
+
+@pytest.mark.parametrize("kind", [Kind.MANIFEST, Kind.DUMP, Kind.SCHEMA, Kind.EVIDENCE])
+def test_what_can_not_be_deleted_is_named_and_the_next_prune_finishes_it(
+    store: Bucket, kind: Kind
+) -> None:
+    _, stuck, expired = made(store, 1, 8, 9)
+    store.refused = {("delete", KEYS.of(stuck, kind))}
+    result = run(store)
+    assert result.deleted == (str(expired),)
+    (sentence,) = result.failed
+    assert sentence.startswith(f"{stuck} was not deleted completely: delete of")
+    assert (str(stuck) in names_in(store)) == (kind is Kind.MANIFEST)
+    store.refused = set()
+    assert run(store).deleted == (str(stuck),)
+    assert not any(str(stuck) in key for key in store.objects)
+
+
+def test_nothing_is_deleted_whose_expiry_could_not_be_recorded(store: Bucket) -> None:
+    _, stuck = made(store, 1, 8)
+    store.refused = {("put", KEYS.of(stuck, Kind.EVIDENCE))}
+    result = run(store)
+    assert result.failed[0].startswith(f"{stuck} was not deleted: put of")
+    assert ("delete", KEYS.of(stuck, Kind.MANIFEST)) not in store.changes
+    assert str(stuck) in names_in(store)
+
+
+def test_the_recorded_expiry_holds_the_reason_and_the_object(store: Bucket) -> None:
+    _, stuck = made(store, 1, 8)
+    etag = store.head(KEYS.of(stuck, Kind.DUMP)).etag
+    store.refused = {("delete", KEYS.of(stuck, Kind.MANIFEST))}
+    run(store)
+    entry = read_evidence(store, KEYS, stuck).entries[-1]
+    assert (entry.act, entry.at, entry.etag) == (Act.EXPIRE, NOW, etag)
+    assert entry.findings == ("8 days old, and 1 newer verified ones stay",)
+
+
+def test_an_expired_backup_whose_dump_is_gone_already_goes(store: Bucket) -> None:
+    made(store, 1)
+    (lost,) = made(store, 8)
+    store.delete(KEYS.of(lost, Kind.DUMP))
+    assert run(store).deleted == (str(lost),)
+
+
+def test_a_dump_without_manifest_stays_however_old_it_is(store: Bucket) -> None:
+    made(store, 1)
+    (unfinished,) = made(store, 400)
+    store.delete(KEYS.of(unfinished, Kind.MANIFEST))
+    result = run(store)
+    assert not result.deleted
+    assert {KEYS.of(unfinished, Kind.DUMP), KEYS.of(unfinished, Kind.SCHEMA)} <= set(store.objects)
+    assert KEYS.of(unfinished, Kind.DUMP) in {stray.key for stray in result.strays}
+
+
+def test_what_a_deletion_left_over_goes_even_if_nothing_expires(store: Bucket) -> None:
+    _, begun = made(store, 1, 400)
+    make_evidence(store, begun, act=Act.EXPIRE)
+    store.delete(KEYS.of(begun, Kind.MANIFEST))
+    result = run(store)
+    assert (result.deleted, result.strays) == ((str(begun),), ())
+    assert not any(str(begun) in key for key in store.objects)
+
+
+def test_other_databases_and_foreign_objects_are_not_touched(store: Bucket) -> None:
+    made(store, 1)
+    made(store, 1, 400, database=f"{DATABASE}_old")
+    made(store, 400, database="ahold", verified=False)
+    store.put(f"{KEYS.under(DATABASE)}2019.sql.gz", b"an older script wrote this")
+    store.put(f"{KEYS.prefix}notes.txt", b"mine")
+    before = dict(store.objects)
+    assert not run(store).deleted
+    assert {key: store.objects[key] for key in before} == before
+
+
+def test_the_dates_of_objects_decide_nothing(store: Bucket) -> None:
+    """Objects that a move of the bucket made new, and one of a wrong clock that looks old."""
+    _, expired = made(store, 1, 8)
+    store.time = days_ago(1)
+    for key, stored in list(store.objects.items()):
+        store.put(key, stored.body, overwrite=True)
+    assert run(store).deleted == (str(expired),)
+    store.time = days_ago(500)
+    make_backup(store, days_ago(3))
+    assert not run(store).deleted
+
+
+def test_the_date_in_a_name_decides_nothing(store: Bucket) -> None:
+    """`--date` labels a backup with another day than the one it was taken on."""
+    made(store, 1)
+    labelled = BackupName.of(DATABASE, datetime(2001, 1, 1))  # noqa: DTZ001 - a label has no zone
+    store.time = days_ago(2)
+    manifest = manifest_of(labelled, days_ago(2), b"dump", b"archive")
+    store.put(KEYS.of(labelled, Kind.DUMP), b"dump")
+    store.put(KEYS.of(labelled, Kind.MANIFEST), to_json(manifest))
+    assert not run(store).deleted
+
+
+def test_stale_uploads_of_this_database_are_aborted_and_live_ones_are_not(store: Bucket) -> None:
+    made(store, 1)
+    mine = KEYS.of(BackupName.of(DATABASE, NOW), Kind.DUMP)
+    others = [
+        KEYS.of(BackupName.of(f"{DATABASE}_old", NOW), Kind.DUMP),
+        f"{KEYS.under(DATABASE)}by-hand.bin",
+        "elsewhere/x",
+    ]
+    stale, live, *foreign = [store.create_upload(key, {}) for key in (mine, mine, *others)]
+    for upload in (stale, *foreign):
+        store.uploads[upload].active_at = NOW - timedelta(hours=24, seconds=1)
+    store.uploads[live].active_at = NOW - timedelta(hours=24)
+    result = run(store)
+    assert result.aborted_uploads == (mine,)
+    assert set(store.uploads) == {live, *foreign}
+
+
+def test_an_upload_that_can_not_be_aborted_is_named(store: Bucket) -> None:
+    made(store, 1)
+    key = KEYS.of(BackupName.of(DATABASE, NOW), Kind.DUMP)
+    store.uploads[store.create_upload(key, {})].active_at = days_ago(2)
+    store.refused = {("abort", key)}
+    result = run(store)
+    assert result.failed == (f"the upload of {key} stays open: abort of {key} is not allowed",)
+    assert not result.aborted_uploads
+
+
+def test_uploads_that_can_not_be_listed_are_named_and_do_not_hide_the_rest(store: Bucket) -> None:
+    made(store, 1, 8)
+    store.refused = {("list_uploads", KEYS.under(DATABASE))}
+    result = run(store)
+    assert len(result.deleted) == 1
+    assert result.failed[0].startswith("the open uploads could not be listed")
+
+
+def test_a_prune_leaves_an_index_of_what_stays(store: Bucket) -> None:
+    kept, _ = made(store, 1, 8)
+    run(store)
+    assert list(read_index(store, KEYS)) == [str(kept)]
+    store.changes.clear()
+    run(store)
+    assert ("put", KEYS.index) not in store.changes
+
+
+def test_an_index_that_can_not_be_written_is_named(store: Bucket) -> None:
+    made(store, 1)
+    store.refused = {("put", KEYS.index)}
+    assert run(store).failed == (f"the index was not written: put of {KEYS.index} is not allowed",)
+
+
+def test_an_empty_bucket_is_pruned_without_a_word(store: Bucket) -> None:
+    result = run(store)
+    assert (result.decisions, result.deleted, result.failed) == ((), (), ())
+    assert not store.objects
+
+
+def test_a_bucket_that_can_not_be_read_ends_the_prune() -> None:
+    class Unreachable(Bucket):
+        def list(self, prefix: str) -> Iterator[ObjectInfo]:
+            raise StoreUnreachable(f"no answer for {prefix}")
+
+    with pytest.raises(StoreUnreachable):
+        run(Unreachable())

@@ -1,0 +1,393 @@
+"""The store in memory and the real one keep the same promises; and what only the real one meets."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from typing import ClassVar
+from urllib.parse import urlsplit
+
+import pytest
+
+from backup_pipeline.engine.s3 import S3Store
+from backup_pipeline.engine.s3_client import S3Connection
+from backup_pipeline.engine.s3_errors import from_botocore
+from backup_pipeline.engine.store import ObjectStore
+from backup_pipeline.errors import (
+    BackupPipelineError,
+    BucketMissing,
+    InvalidInput,
+    ObjectExists,
+    ObjectMissing,
+    StoreDenied,
+    StoreError,
+    StoreUnreachable,
+    VerificationFailed,
+)
+from backup_pipeline_tests.fakes import MemoryStore
+from backup_pipeline_tests.store_contract import (
+    SMALLEST_PART,
+    S3Server,
+    StoreContract,
+    connection_to,
+    upload_of,
+)
+
+MIB = 1 << 20
+CANARY = "c4nary-secret-key"
+CLOSED_PORT = "http://127.0.0.1:1"
+
+
+class TestMemoryStore(StoreContract):
+    @pytest.fixture
+    def store(self) -> ObjectStore:
+        return MemoryStore()
+
+    @pytest.fixture
+    def nowhere(self) -> ObjectStore:
+        store = MemoryStore()
+        store.bucket_exists = False
+        return store
+
+
+@pytest.fixture
+def connection(s3_server: S3Server, bucket: str) -> S3Connection:
+    return replace(connection_to(s3_server, bucket), max_attempts=2)
+
+
+class TestS3Store(StoreContract):
+    many: ClassVar[int] = 1_050
+
+    @pytest.fixture
+    def store(self, connection: S3Connection) -> ObjectStore:
+        return S3Store(connection)
+
+    @pytest.fixture
+    def nowhere(self, connection: S3Connection) -> ObjectStore:
+        return S3Store(replace(connection, bucket="backup-pipeline-no-such-bucket"))
+
+    def require_winners(self, count: int) -> None:
+        # SeaweedFS looks and writes in two steps; MinIO and AWS let exactly one succeed.
+        assert count >= 1
+
+
+class Wire:
+    """A TCP relay in front of a server; it can lose answers, and be slow."""
+
+    def __init__(self, upstream: str, answers: list[int | None], pace: float = 0) -> None:
+        """`answers[n]` is after how many bytes connection n is cut; the last one holds on."""
+        self._upstream = urlsplit(upstream)
+        self._answers = answers
+        self._pace = pace
+        self.connections = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        # Small, so that a slow wire is slow for the sender too.
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def close(self) -> None:
+        for each in (self._listener, *self._open):
+            _shut(each)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            limit = self._answers[min(self.connections, len(self._answers) - 1)]
+            self.connections += 1
+            address = (str(self._upstream.hostname), int(self._upstream.port or 80))
+            server = socket.create_connection(address)
+            self._open += [client, server]
+            for ends in ((client, server, None, self._pace), (server, client, limit, 0)):
+                threading.Thread(target=self._pump, args=ends, daemon=True).start()
+
+    def _pump(
+        self, source: socket.socket, sink: socket.socket, limit: int | None, pace: float
+    ) -> None:
+        pause = threading.Event()
+        try:
+            while (limit is None or limit >= 0) and (data := source.recv(16384)):
+                # Asking for the body is no answer yet.
+                if limit is not None and not data.startswith(b"HTTP/1.1 100"):
+                    data, limit = data[:limit], limit - len(data)
+                sink.sendall(data)
+                if pace:
+                    pause.wait(pace)
+        except OSError:
+            pass
+        _shut(source)
+        _shut(sink)
+
+
+def _shut(end: socket.socket) -> None:
+    """Close for good, also for a thread that waits on it."""
+    with suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
+    end.close()
+
+
+@contextmanager
+def wired(
+    connection: S3Connection, *answers: int | None, pace: float = 0
+) -> Iterator[tuple[S3Store, Wire]]:
+    """A store behind a wire that cuts the first answers and lets the rest through."""
+    with closing(Wire(str(connection.endpoint_url), [*answers, None], pace)) as wire:
+        yield S3Store(replace(connection, endpoint_url=wire.url)), wire
+
+
+class TestReading:
+    BODY = bytes(range(256)) * 8192
+
+    @pytest.fixture
+    def stored(self, connection: S3Connection) -> S3Connection:
+        S3Store(connection).put("k", self.BODY)
+        return connection
+
+    def test_goes_on_where_the_connection_was_cut(self, stored: S3Connection) -> None:
+        with wired(stored, 700_000, 300_000, 900_000) as (store, wire):
+            assert b"".join(store.read("k")) == self.BODY
+            assert wire.connections == 4
+
+    def test_goes_on_within_a_range(self, stored: S3Connection) -> None:
+        with wired(stored, 700_000) as (store, wire):
+            assert b"".join(store.read("k", 1000, 1_000_000)) == self.BODY[1000:1_001_000]
+            assert wire.connections == 2
+
+    def test_never_goes_on_with_another_object(self, stored: S3Connection) -> None:
+        with wired(stored, 700_000) as (store, _):
+            reading = store.read("k")
+            next(reading)
+            S3Store(stored).put("k", self.BODY[::-1], overwrite=True)
+            with pytest.raises(ObjectMissing):
+                list(reading)
+
+    def test_gives_up_when_connections_bring_nothing(self, stored: S3Connection) -> None:
+        cuts = [700_000, *[1_000] * 20]
+        with wired(stored, *cuts) as (store, wire):
+            with pytest.raises(StoreUnreachable, match="'k' in bucket"):
+                list(store.read("k"))
+            assert wire.connections <= 1 + 2 * 2
+
+    def test_closing_early_closes_the_connection(self, stored: S3Connection) -> None:
+        with wired(stored) as (store, wire):
+            for expected in (1, 2, 3):
+                reading = store.read("k")
+                next(reading)
+                assert wire.connections == expected
+                reading.close()  # type: ignore[attr-defined]  # an Iterator that is a generator
+
+    def test_a_whole_answer_leaves_the_connection_for_the_next(self, stored: S3Connection) -> None:
+        with wired(stored) as (store, wire):
+            for _ in range(3):
+                assert len(b"".join(store.read("k", 0, 1000))) == 1000
+            assert wire.connections == 1
+
+
+class TestLostAnswers:
+    def test_a_put_whose_answer_is_lost_is_still_ours(self, connection: S3Connection) -> None:
+        with wired(connection, 0) as (store, wire):
+            info = store.put("k", b"hello")
+            assert wire.connections > 1
+        assert info == S3Store(connection).head("k")
+
+    def test_a_put_never_answered_is_settled_by_looking(self, connection: S3Connection) -> None:
+        with wired(connection, 0, 0) as (store, _):
+            assert store.put("k", b"hello").size == 5
+
+    def test_a_put_over_somebody_elses_object_is_not_ours(self, connection: S3Connection) -> None:
+        S3Store(connection).put("k", b"hello")
+        with wired(connection, 0) as (store, _), pytest.raises(ObjectExists):
+            store.put("k", b"hello")
+
+    def test_an_overwrite_never_answered_stays_an_error(self, connection: S3Connection) -> None:
+        S3Store(connection).put("k", b"first")
+        broken = replace(connection, endpoint_url=CLOSED_PORT)
+        with pytest.raises(StoreUnreachable):
+            S3Store(broken).put("k", b"second", overwrite=True)
+
+    @pytest.mark.parametrize("lost", [1, 2])
+    def test_a_completion_whose_answer_is_lost_is_settled(
+        self, connection: S3Connection, lost: int
+    ) -> None:
+        direct = S3Store(connection)
+        upload_id, parts = upload_of(direct, "k", [b"x" * SMALLEST_PART, b"tail"], "1")
+        with wired(connection, *[0] * lost) as (store, _):
+            info = store.complete_upload("k", upload_id, parts, {"backup-id": "1"})
+        assert info == direct.head("k")
+        assert info.size == SMALLEST_PART + 4
+
+    def test_a_lost_answer_never_takes_anothers_object_for_ours(
+        self, connection: S3Connection
+    ) -> None:
+        direct = S3Store(connection)
+        upload_id, parts = upload_of(direct, "k", [b"ours"], "1")
+        direct.put("k", b"theirs")
+        with wired(connection, 0) as (store, _), pytest.raises(ObjectExists):
+            store.complete_upload("k", upload_id, parts, {"backup-id": "1"})
+        assert b"".join(direct.read("k")) == b"theirs"
+
+    def test_a_completion_that_never_arrived_keeps_its_own_error(
+        self, connection: S3Connection
+    ) -> None:
+        broken = replace(connection, endpoint_url=CLOSED_PORT)
+        with pytest.raises(StoreUnreachable, match="CompleteMultipartUpload of 'k'"):
+            S3Store(broken).complete_upload("k", "id", [], {"backup-id": "1"})
+
+
+def test_a_slow_network_is_no_stalled_one(connection: S3Connection) -> None:
+    impatient = replace(connection, connect_timeout=1.2, read_timeout=1.2, max_attempts=1)
+    with wired(impatient, pace=0.003) as (store, _):
+        upload_id = store.create_upload("k", {"backup-id": "1"})
+        part = store.upload_part("k", upload_id, 1, b"x" * (16 * MIB))
+    assert part.size == 16 * MIB
+
+
+class TestErrors:
+    def refused(self, connection: S3Connection) -> list[BackupPipelineError]:
+        """What each way of asking says."""
+        store = S3Store(connection)
+        asking: list[Callable[[], object]] = [
+            lambda: store.head("k"),
+            lambda: list(store.read("k")),
+            lambda: store.put("k", b"hello"),
+            lambda: list(store.list("")),
+            lambda: store.create_upload("k", {"backup-id": "1"}),
+        ]
+        errors = []
+        for ask in asking:
+            with pytest.raises(BackupPipelineError) as caught:
+                ask()
+            errors.append(caught.value)
+        return errors
+
+    @pytest.mark.parametrize("wrong", [{"secret_key": CANARY}, {"access_key": "nobody"}])
+    def test_wrong_credentials_are_denied(
+        self, connection: S3Connection, wrong: dict[str, str]
+    ) -> None:
+        for error in self.refused(replace(connection, **wrong)):  # type: ignore[arg-type]  # names above
+            assert isinstance(error, StoreDenied)
+            assert "AWS_ACCESS_KEY_ID" in error.hint
+
+    def test_no_server_is_unreachable(self, connection: S3Connection) -> None:
+        for error in self.refused(replace(connection, endpoint_url=CLOSED_PORT)):
+            assert isinstance(error, StoreUnreachable)
+            assert "AWS_ENDPOINT_URL_S3" in error.hint
+
+    def test_no_tls_is_unreachable_and_hints_at_the_certificate(
+        self, connection: S3Connection
+    ) -> None:
+        url = str(connection.endpoint_url).replace("http://", "https://")
+        for error in self.refused(replace(connection, endpoint_url=url)):
+            assert isinstance(error, StoreUnreachable)
+            assert "BACKUP_S3_CA_BUNDLE" in error.hint
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"endpoint_url": "nas:9000"},
+            {"endpoint_url": f"http://user:{CANARY}@127.0.0.1:1"},
+            {"bucket": "not a bucket"},
+            {"profile": "nobody-has-this-profile"},
+        ],
+    )
+    def test_settings_that_cannot_work_are_invalid(
+        self, connection: S3Connection, wrong: dict[str, str]
+    ) -> None:
+        for error in self.refused(replace(connection, **wrong)):  # type: ignore[arg-type]  # names above
+            assert isinstance(error, InvalidInput)
+            assert CANARY not in str(error)
+
+    def test_a_missing_bucket_is_told_from_a_missing_object(self, connection: S3Connection) -> None:
+        with pytest.raises(ObjectMissing):
+            S3Store(connection).head("k")
+        with pytest.raises(BucketMissing):
+            S3Store(replace(connection, bucket="backup-pipeline-no-such-bucket")).head("k")
+
+    def test_no_secret_shows(self, connection: S3Connection) -> None:
+        with_secrets = replace(connection, secret_key=CANARY, session_token=CANARY)
+        store = S3Store(with_secrets)
+        assert CANARY not in f"{with_secrets!r} {store!r} {store.describe()}"
+        assert all(CANARY not in f"{error} {error.hint}" for error in self.refused(with_secrets))
+
+    def test_messages_name_call_key_and_bucket(self, connection: S3Connection) -> None:
+        with pytest.raises(StoreError) as caught:
+            S3Store(connection).upload_part("some/key", "no-such-id", 1, b"x")
+        for word in ("UploadPart", "'some/key'", repr(connection.bucket), "NoSuchUpload"):
+            assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "said", "expected", "hint"),
+    [
+        (403, "RequestTimeTooSkewed", "", StoreError, "NTP"),
+        (400, "ExpiredToken", "", StoreDenied, "AWS_ACCESS_KEY_ID"),
+        (403, "403", "Forbidden", StoreDenied, "AWS_ACCESS_KEY_ID"),
+        (503, "SlowDown", "", StoreUnreachable, "busy"),
+        (500, "InternalError", "", StoreUnreachable, "busy"),
+        (429, "TooManyRequests", "", StoreUnreachable, "busy"),
+        (404, "NoSuchBucket", "", BucketMissing, "BACKUP_BUCKET"),
+        (404, "NoSuchKey", "", ObjectMissing, "check"),
+        (412, "PreconditionFailed", "", ObjectExists, "run again"),
+        (409, "ConditionalRequestConflict", "", ObjectExists, "run again"),
+        (400, "XAmzContentSHA256Mismatch", "", StoreError, "BACKUP_S3_CHECKSUMS=when_required"),
+        (411, "MissingContentLength", "", StoreError, "BACKUP_S3_CHECKSUMS=when_required"),
+        (400, "InvalidArgument", "Unsupported header 'x-amz-sdk-checksum-algorithm'", StoreError,
+         "BACKUP_S3_CHECKSUMS=when_required"),
+        (501, "NotImplemented", "", StoreError, "If-None-Match"),
+        (301, "PermanentRedirect", "", StoreError, "AWS_REGION"),
+        (400, "EntityTooSmall", "", StoreError, "check"),
+    ],
+)  # fmt: skip
+def test_each_answer_has_one_meaning(
+    status: int, code: str, said: str, expected: type[StoreError], hint: str
+) -> None:
+    from botocore.exceptions import ClientError
+
+    reply = {
+        "Error": {"Code": code, "Message": said},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
+    error = from_botocore(ClientError(reply, "PutObject"), "PutObject", "k", "b")  # type: ignore[arg-type]  # the part of a reply that matters
+    assert type(error) is expected
+    assert hint in error.hint
+
+
+def test_a_damaged_object_that_the_store_knows_the_checksum_of_fails_verification(
+    connection: S3Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from botocore.httpchecksum import Crc32Checksum
+
+    store = S3Store(connection)
+    store.put("k", b"hello")
+    if not _has_checksum(store):
+        pytest.skip("this store keeps no checksums")
+    monkeypatch.setattr(Crc32Checksum, "digest", lambda _: b"\0\0\0\0")
+    with pytest.raises(VerificationFailed):
+        list(store.read("k"))
+
+
+def _has_checksum(store: S3Store) -> bool:
+    body = store._client.get_object(Bucket=store._bucket, Key="k")
+    body["Body"].close()
+    return "ChecksumCRC32" in body
+
+
+def test_making_a_store_neither_connects_nor_loads_botocore() -> None:
+    import subprocess
+    import sys
+
+    script = (
+        "import sys; from backup_pipeline.engine.s3 import S3Store; "
+        "from backup_pipeline.engine.s3_client import S3Connection; "
+        f"S3Store(S3Connection('b', endpoint_url={CLOSED_PORT!r})); "
+        "sys.exit('botocore' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

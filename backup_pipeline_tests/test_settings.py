@@ -1,0 +1,199 @@
+"""Settings: where they come from, what they refuse, and what they build."""
+
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from backup_pipeline.engine.model import RetentionPolicy
+from backup_pipeline.engine.names import Keys
+from backup_pipeline.errors import InvalidInput
+from backup_pipeline.settings import Settings, load_settings
+
+CANARY = "canary-4711"
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An empty directory, and an environment without anybody's settings."""
+    import os
+
+    for variable in list(os.environ):
+        if variable.startswith(("BACKUP_", "PG", "AWS_")):
+            monkeypatch.delenv(variable)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_defaults_are_those_of_the_reference_deployment() -> None:
+    settings = load_settings()
+    assert settings == Settings(
+        database="ahold_options",
+        bucket="options-data",
+        prefix="backups/postgres/",
+        timezone="Europe/Amsterdam",
+        schedule="0 23 * * *",
+    )
+    assert settings.policy() == RetentionPolicy(days=7, minimum=3)
+    assert settings.keys() == Keys("backups/postgres/")
+    assert settings.stale_after == timedelta(hours=24)
+    assert settings.notify_urls == ()
+
+
+def test_a_variable_wins_over_the_file_and_an_argument_over_both(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path("backup.yaml").write_text("bucket: filed\nretention_days: 1\nretention_minimum: 2\n")
+    monkeypatch.setenv("BACKUP_RETENTION_DAYS", "14")
+    monkeypatch.setenv("BACKUP_RETENTION_MINIMUM", "5")
+    settings = load_settings(retention_minimum=9, bucket=None)
+    assert settings.bucket == "filed"
+    assert settings.policy() == RetentionPolicy(days=14, minimum=9)
+
+
+def test_the_file_may_lie_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text("bucket: elsewhere\n")
+    monkeypatch.setenv("BACKUP_CONFIG", str(other))
+    assert load_settings().bucket == "elsewhere"
+    other.write_text("")
+    assert load_settings().bucket == "options-data"
+
+
+def test_a_file_that_is_named_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKUP_CONFIG", "nowhere.yaml")
+    with pytest.raises(InvalidInput, match=r"BACKUP_CONFIG names nowhere\.yaml, and there is no"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"dsn: {CANARY}: [", "is not YAML near line 1"),
+        (f"- {CANARY}", "is no list of settings"),
+        (f"1: {CANARY}", "is no list of settings"),
+        (f"buckett: {CANARY}", "there is no setting `buckett`"),
+        (f"dsn: [{CANARY}]", "BACKUP_DSN can't be used"),
+        (f"dsn: {CANARY} password", "BACKUP_DSN can't be used: the connection string is not one"),
+    ],
+)
+def test_a_file_that_can_not_be_used_is_refused_without_showing_what_it_holds(
+    text: str, said: str
+) -> None:
+    Path("backup.yaml").write_text(text)
+    with pytest.raises(InvalidInput) as raised:
+        load_settings()
+    assert said in raised.value.message
+    assert CANARY not in repr(raised.value) + raised.value.hint
+    assert raised.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("RETENTION_DAYS", "a week", "input should be a valid integer"),
+        ("RETENTION_DAYS", "-1", "greater than or equal to 0"),
+        ("RETENTION_MINIMUM", "0", "greater than or equal to 1"),
+        ("COMPRESSION_LEVEL", "9", "less than or equal to 3"),
+        ("TIMEZONE", "Europe/Atlantis", "this machine knows no such time zone"),
+        ("TIMEZONE", "../etc/passwd", "this machine knows no such time zone"),
+        ("SCHEDULE", "daily", "five fields of cron"),
+        ("PREFIX", "../x", "a prefix is no path"),
+        ("BUCKET", "a/b", "should match pattern"),
+        ("DATABASE", "x" * 64, "1 to 63 bytes"),
+        ("S3_CHECKSUMS", "never", "'when_supported' or 'when_required'"),
+        ("S3_ENDPOINT_URL", f"http://user:{CANARY}@nas:9000", "should match pattern"),
+        ("NOTIFY_URLS", f'["{CANARY}"', "delimiter"),
+        ("LOCK_TIMEOUT", "0", "greater than 0"),
+    ],
+)
+def test_a_value_that_can_not_be_used_names_its_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(f"BACKUP_{variable}", value)
+    with pytest.raises(InvalidInput) as raised:
+        load_settings()
+    assert raised.value.message.startswith(f"BACKUP_{variable} can't be used: ")
+    assert said in raised.value.message
+    assert CANARY not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("environment", "database"),
+    [
+        ({"PGDATABASE": "named"}, "named"),
+        ({"PGDATABASE": "named", "BACKUP_DATABASE": "ours"}, "ours"),
+        ({"PGDATABASE": "named", "BACKUP_DSN": "postgresql://postgres@nas/postgres"}, "postgres"),
+        ({"PGDATABASE": "named", "BACKUP_DSN": "postgresql://nas"}, "named"),
+        ({"PGUSER": "postgres"}, "ahold_options"),
+        ({"BACKUP_DSN": "host=nas"}, "ahold_options"),
+    ],
+)
+def test_libpq_names_the_database_where_we_do_not(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], database: str
+) -> None:
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    settings = load_settings()
+    assert settings.database == database
+    assert settings.server().database == database
+
+
+@pytest.mark.parametrize(
+    ("given", "normal"),
+    [("/a/b", "a/b/"), ("a//b/", "a/b/"), ("a", "a/"), ("/", ""), ("backups/x/", "backups/x/")],
+)
+def test_a_prefix_ends_with_a_slash_and_does_not_begin_with_one(given: str, normal: str) -> None:
+    assert load_settings(prefix=given).prefix == normal
+
+
+def test_lists_are_written_as_in_a_shell_or_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKUP_PG_BIN_DIRS", "/a/bin:/b/bin")
+    monkeypatch.setenv("BACKUP_NOTIFY_URLS", "json://a mailto://b?to=c,d\nslack://e")
+    settings = load_settings()
+    assert settings.clients_dirs() == (Path("/a/bin"), Path("/b/bin"))
+    urls = [url.get_secret_value() for url in settings.notify_urls]
+    assert urls == ["json://a", "mailto://b?to=c,d", "slack://e"]
+    monkeypatch.setenv("BACKUP_PG_BIN_DIRS", '["/c d/bin"]')
+    assert load_settings().clients_dirs() == (Path("/c d/bin"),)
+
+
+def test_no_representation_shows_a_secret() -> None:
+    settings = load_settings(
+        dsn=f"postgresql://u:{CANARY}@nas/db", notify_urls=[f"slack://{CANARY}"]
+    )
+    shown = f"{settings!r} {settings} {settings.server()!r} {settings.server().describe()}"
+    shown += f"{settings.source()!r} {settings.store()!r} {settings.model_dump_json()}"
+    assert CANARY not in shown
+
+
+def test_client_tools_are_looked_for_on_the_path_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/mine/bin:")
+    directories = load_settings().clients_dirs()
+    assert directories[0] == Path("/mine/bin")
+    assert Path() not in directories
+
+
+def test_the_source_and_the_store_are_as_configured() -> None:
+    settings = load_settings(
+        database="ours", lock_timeout=5, s3_endpoint_url="http://nas:9000", s3_region="eu-west-1"
+    )
+    assert settings.source().server.database == "ours"
+    assert settings.source().lock_timeout == 5
+    assert settings.store().describe() == "s3://options-data at http://nas:9000"
+
+
+@pytest.mark.parametrize(
+    ("now", "name"),
+    [
+        (datetime(2025, 12, 16, 22, 0, 1, 999, tzinfo=UTC), "ahold_options_2025-12-16_230001"),
+        (datetime(2025, 6, 30, 22, 30, tzinfo=UTC), "ahold_options_2025-07-01_003000"),
+    ],
+)
+def test_a_name_carries_local_time(now: datetime, name: str) -> None:
+    assert str(load_settings().name(now)) == name
+
+
+def test_a_name_may_carry_another_day() -> None:
+    now = datetime(2025, 12, 18, 9, 8, 7, tzinfo=UTC)
+    name = load_settings().name(now, date(2025, 12, 16))
+    assert str(name) == "ahold_options_2025-12-16_100807"
