@@ -1,6 +1,6 @@
 """`backup`, `verify` and `prune`: make a backup, prove it, and clear away the expired ones."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from backup_pipeline.cli.output import Output, Table, command
 from backup_pipeline.errors import BackupPipelineError, NotFound, StoreError, VerificationFailed
 
 if TYPE_CHECKING:
-    from backup_pipeline.engine.model import EvidenceEntry, Manifest, PruneResult
+    from backup_pipeline.engine.model import EvidenceEntry, Manifest, PruneResult, Report
     from backup_pipeline.engine.names import BackupName, Keys
     from backup_pipeline.engine.store import ObjectStore
     from backup_pipeline.settings import Settings
@@ -159,14 +159,10 @@ def verify(
     names = [asked] if asked else _names(store, keys, settings.database, latest_only=latest)
     results = []
     with output.progress() as report:
-        from backup_pipeline.engine.verify import verify as verify_backup
-
         for each in names:
-            found = _verified(
-                each, lambda each=each: verify_backup(store, keys, each, clock=_now, report=report)
-            )
+            found = _verified(store, keys, each, report)
             results.append(found)
-            output.say(f"{each}\t{found['verdict']}")
+            output.say(f"{each}: {found['verdict']}")
     failed = [str(result["name"]) for result in results if not result["passed"]]
     if failed:
         raise VerificationFailed(
@@ -194,9 +190,13 @@ def _names(
     return [*(backup.name for backup in catalog.backups), *unreadable]
 
 
-def _verified(name: "BackupName", run: "Callable[[], EvidenceEntry]") -> dict[str, object]:
+def _verified(
+    store: "ObjectStore", keys: "Keys", name: "BackupName", report: "Report"
+) -> dict[str, object]:
+    from backup_pipeline.engine.verify import verify as verify_backup
+
     try:
-        entry = run()
+        entry = verify_backup(store, keys, name, clock=_now, report=report)
     except VerificationFailed as error:
         return {"name": str(name), "passed": False, "verdict": error.message}
     return {**of_entry(name, entry), "verdict": _verdict(entry)}

@@ -55,6 +55,7 @@ def of_entry(name: "BackupName", entry: "EvidenceEntry") -> Document:
     """What a verification came to."""
     return {
         "name": str(name),
+        "act": str(entry.act),
         "passed": entry.passed,
         "at": words.iso(entry.at),
         "findings": list(entry.findings),

@@ -9,14 +9,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate
 
 import click
 
 if TYPE_CHECKING:
     from backup_pipeline.engine.model import Progress, Report
-
-P = ParamSpec("P")
 
 # Rich takes half a millisecond for each row.
 _MOST_STYLED = 500
@@ -90,9 +88,7 @@ class Output:
             yield report
 
 
-def command(
-    run: Callable[Concatenate[Output, P], None],
-) -> Callable[P, None]:
+def command(run: Callable[Concatenate[Output, ...], None]) -> Callable[..., None]:
     """Add `--json`, and hand the command its output."""
 
     @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta, tzinfo
 
-_UNITS = ("kB", "MB", "GB", "TB", "PB")
+_UNITS = ("kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
 _SPANS = ((86400, "day"), (3600, "hour"), (60, "minute"))
 
 
@@ -10,11 +10,10 @@ def size(count: int) -> str:
     """Bytes with three digits: `12.3 MB`; units are decimal."""
     if count < 1000:
         return f"{count} B"
-    amount = float(count)
-    for unit in _UNITS:
-        amount /= 1000
-        if amount < 999.5:
-            break
+    amount, units = float(count), iter(_UNITS)
+    unit = "B"
+    while amount >= 999.5:
+        amount, unit = amount / 1000, next(units)
     return f"{amount:.{0 if amount >= 99.95 else 1}f} {unit}"
 
 

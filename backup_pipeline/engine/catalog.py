@@ -65,23 +65,25 @@ def survey(store: ObjectStore, keys: Keys, database: str | None = None) -> Surve
     """Read the catalog, and give what `write_index` stores so that the next reading is cheap."""
     listed, foreign = _listing(store, keys, database)
     known = read_index(store, keys) if listed else {}
+    texts = {name: str(name) for name in listed}
+    entries: dict[BackupName, Entry | str | None] = {
+        name: _known_entry(objects, known.get(texts[name])) for name, objects in listed.items()
+    }
+    unread = [name for name, entry in entries.items() if entry is None]
     with ThreadPoolExecutor(_READERS) as readers:
-        read = readers.map(
-            lambda item: _entry(store, keys, item[0], item[1], known.get(str(item[0]))),
-            listed.items(),
-        )
-        entries = dict(zip(listed, read, strict=True))
+        read = readers.map(lambda name: _read_entry(store, keys, name, listed[name]), unread)
+        entries.update(zip(unread, read, strict=True))
         leftover = {name: why for name, why in entries.items() if isinstance(why, str)}
-        expired = readers.map(lambda name: _expired_etags(store, keys, name), leftover)
+        expired = readers.map(lambda name: _expired_etag(store, keys, name), leftover)
         strays = [
             stray
-            for (name, why), etags in zip(leftover.items(), expired, strict=True)
-            for stray in _strays(listed[name], why, etags)
+            for (name, why), etag in zip(leftover.items(), expired, strict=True)
+            for stray in _strays(listed[name], why, etag)
         ]
     good = {name: entry for name, entry in entries.items() if isinstance(entry, Entry)}
     backups = newest_first(_backup(name, listed[name], entry) for name, entry in good.items())
     strays += [_stray(info, "not an object of this software") for info in foreign]
-    index = {str(name): entry for name, entry in good.items()}
+    index = {texts[name]: entry for name, entry in good.items()}
     if database is not None:
         index |= {text: entry for text, entry in known.items() if _is_of_another(text, database)}
     catalog = Catalog(tuple(backups), tuple(sorted(strays, key=lambda stray: stray.key)))
@@ -169,23 +171,30 @@ def _listing(
     return listed, foreign
 
 
-def _entry(
-    store: ObjectStore, keys: Keys, name: BackupName, objects: Objects, known: Entry | None
-) -> Entry | str:
-    """What is known of a listed name, or why it is no backup."""
+def _known_entry(objects: Objects, known: Entry | None) -> Entry | str | None:
+    """What the listing and the index already tell of a name; `None` where it must be read."""
     if Kind.MANIFEST not in objects:
         return "there is no manifest of this name"
-    evidence_info = objects.get(Kind.EVIDENCE)
-    etags = (objects[Kind.MANIFEST].etag, evidence_info.etag if evidence_info else None)
-    if known and (known.manifest_etag, known.evidence_etag) == etags:
-        return known
+    return (
+        known if known and (known.manifest_etag, known.evidence_etag) == _etags(objects) else None
+    )
+
+
+def _etags(objects: Objects) -> tuple[str, str | None]:
+    evidence = objects.get(Kind.EVIDENCE)
+    return objects[Kind.MANIFEST].etag, evidence.etag if evidence else None
+
+
+def _read_entry(store: ObjectStore, keys: Keys, name: BackupName, objects: Objects) -> Entry | str:
+    """What the documents of a name say, or why it is no backup."""
     try:
         manifest = read_manifest(store, keys, name)
     except NotFound:
         return "its manifest vanished between the listing and the reading"
     except VerificationFailed as error:
         return error.message
-    return Entry.of(etags, manifest, _evidence_or_damage(store, keys, name, evidence_info))
+    evidence = _evidence_or_damage(store, keys, name, objects.get(Kind.EVIDENCE))
+    return Entry.of(_etags(objects), manifest, evidence)
 
 
 def _evidence_or_damage(
@@ -238,7 +247,7 @@ def _judge(entry: Entry, dump: ObjectInfo | None) -> tuple[State, tuple[str, ...
     return State.UNVERIFIED, ()
 
 
-def _expired_etags(store: ObjectStore, keys: Keys, name: BackupName) -> str | None:
+def _expired_etag(store: ObjectStore, keys: Keys, name: BackupName) -> str | None:
     """The ETag of the dump whose deletion was begun, or `None` if none was."""
     try:
         entries = read_evidence(store, keys, name).entries

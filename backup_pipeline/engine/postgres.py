@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
 _CONNECT_TIMEOUT = "10"
+# The first four are settled by the connection; the last would hide who a backend works for.
+_NOT_FOR_CHILDREN = (
+    "PGSERVICE",
+    "PGSERVICEFILE",
+    "PGHOSTADDR",
+    "PGTARGETSESSIONATTRS",
+    "PGAPPNAME",
+)
 
 
 @dataclass(frozen=True)
@@ -133,8 +141,8 @@ def environment_of(connection: "psycopg.Connection[TupleRow]") -> dict[str, str]
         for option in connection.pgconn.info
         if option.envvar and option.val
     }
-    for settled in ("PGSERVICE", "PGSERVICEFILE", "PGHOSTADDR", "PGTARGETSESSIONATTRS"):
-        variables.pop(settled, None)
+    for name in _NOT_FOR_CHILDREN:
+        variables.pop(name, None)
     info = connection.info
     variables |= {
         "PGHOST": info.host,

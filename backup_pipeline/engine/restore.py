@@ -13,7 +13,7 @@ from psycopg import sql
 
 from backup_pipeline.engine.catalog import read_manifest
 from backup_pipeline.engine.model import Manifest, Progress, Report, Section, TableRows, silent
-from backup_pipeline.engine.names import BackupName, Keys, Kind
+from backup_pipeline.engine.names import BackupName, Keys
 from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.script import (
     CopyBegin,
@@ -25,7 +25,7 @@ from backup_pipeline.engine.script import (
     quoted,
 )
 from backup_pipeline.engine.store import ObjectInfo, ObjectStore
-from backup_pipeline.engine.verify import read_member, verify_archive, verify_object
+from backup_pipeline.engine.verify import read_member, require_whole
 from backup_pipeline.errors import (
     TargetExists,
     TargetInUse,
@@ -92,9 +92,7 @@ def restore(
     with server.using(_maintenance(target)).connect() as admin:
         _require_free(admin, target, replace=replace, disconnect=disconnect)
         _require_suitable(admin, manifest)
-        stored = store.head(keys.of(name, Kind.DUMP))
-        verify_object(store, stored, manifest, report)
-        verify_archive(store, keys.of(name, Kind.SCHEMA), manifest)
+        stored = require_whole(store, keys, manifest, report)
         verified_at = clock()
         loading = _suffixed(target, f"_restoring_{uuid.uuid4().hex[:8]}")
         with _new_database(admin, manifest, loading):
@@ -141,6 +139,12 @@ def load(
             done += member.raw_length
         _require_rows(connection, manifest)
         connection.execute("ANALYZE")
+
+
+def database_exists(server: Server, database: str) -> bool:
+    """Whether the server has a database of that name; raises `PostgresUnreachable`."""
+    with server.using(_maintenance(database)).connect() as admin:
+        return _exists(admin, database)
 
 
 def _events(chunks: Iterator[bytes]) -> Iterator[Event]:

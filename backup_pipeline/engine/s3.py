@@ -187,7 +187,7 @@ class S3Store:
         """The open uploads under a prefix, each with the time of its newest part."""
         begun = self._begun(prefix)
         if prefix and not begun:
-            # MinIO gives nothing for a prefix, but everything for the whole bucket.
+            # MinIO gives nothing for a prefix, but what it remembers for the whole bucket.
             begun = [upload for upload in self._begun("") if upload.key.startswith(prefix)]
         for upload in begun:
             arrivals = self._arrivals(upload)

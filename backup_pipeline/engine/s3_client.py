@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit
 
+from backup_pipeline.engine.s3_listing import read_quickly
 from backup_pipeline.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def connect(connection: S3Connection) -> "S3Client":
             "the URL of the store holds a user name or a password",
             hint="Give credentials by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead.",
         )
+    read_quickly(client, _read_time)
     return cast("S3Client", client)
 
 

@@ -113,6 +113,6 @@ class ObjectStore(Protocol):
     def list_uploads(self, prefix: str) -> Iterator[UploadInfo]:
         """The open uploads under a prefix.
 
-        MinIO answers for exact keys and for the whole bucket only, which `S3Store` knows; it
-        ends stale uploads by itself after 24 hours (its `api stale_uploads_expiry`).
+        MinIO knows them by exact key, and beyond that only those that it began since its own last
+        start; it ends stale uploads by itself after 24 hours (its `api stale_uploads_expiry`).
         """

@@ -43,14 +43,9 @@ def verify(
     started_at = clock()
     manifest = read_manifest(store, keys, name)
     findings: list[str] = []
-    etag, read_bytes = "", 0
+    etag = _etag(store, keys.of(name, Kind.DUMP))
     try:
-        stored = store.head(keys.of(name, Kind.DUMP))
-        etag = stored.etag
-        read_bytes = verify_object(store, stored, manifest, report)
-        verify_archive(store, keys.of(name, Kind.SCHEMA), manifest)
-    except ObjectMissing as error:
-        findings.append(f"an object of the backup is missing: {error.message}")
+        require_whole(store, keys, manifest, report)
     except VerificationFailed as error:
         findings.append(error.message)
     ended_at = clock()
@@ -60,7 +55,7 @@ def verify(
         passed=not findings,
         etag=etag,
         findings=tuple(findings),
-        read_bytes=read_bytes,
+        read_bytes=0 if findings else manifest.length,
         rows=0 if findings else manifest.rows,
         seconds=(ended_at - started_at).total_seconds(),
     )
@@ -68,26 +63,50 @@ def verify(
     return entry
 
 
-def verify_object(
-    store: ObjectStore, stored: ObjectInfo, manifest: Manifest, report: Report = silent
-) -> int:
-    """Compare a dump object with its manifest, byte by byte; gives the bytes read.
+def require_whole(
+    store: ObjectStore, keys: Keys, manifest: Manifest, report: Report = silent
+) -> ObjectInfo:
+    """Compare all that is stored of a backup with its manifest; gives the dump object.
 
-    Raises `VerificationFailed` at the first difference.
+    Raises `VerificationFailed` at the first difference, and the errors of the store.
     """
+    name = BackupName.parse(manifest.name)
+    try:
+        stored = store.head(keys.of(name, Kind.DUMP))
+        _verify_dump(store, stored, manifest, report)
+        _verify_archive(store, keys.of(name, Kind.SCHEMA), manifest)
+    except ObjectMissing as error:
+        raise VerificationFailed(
+            f"an object of the backup is missing or was replaced: {error.message}"
+        ) from error
+    return stored
+
+
+def _etag(store: ObjectStore, key: str) -> str:
+    try:
+        return store.head(key).etag
+    except ObjectMissing:
+        return ""
+
+
+def _verify_dump(
+    store: ObjectStore, stored: ObjectInfo, manifest: Manifest, report: Report
+) -> None:
     if stored.size != manifest.length:
         raise VerificationFailed(
             f"the object has {stored.size} bytes where the backup had {manifest.length}"
         )
-    _require_contiguous(manifest)
+    _require_members(manifest)
     for member in manifest.members:
+        done = 0
         try:
             for raw in read_member(store, stored, member, manifest.source.encoding):
-                report(Progress("verify", member.offset + len(raw), manifest.length))
+                done += len(raw)
+                # Progress is of the stored bytes, as good as a member's even share of them tells.
+                share = done * member.length // max(member.raw_length, 1)
+                report(Progress("verify", member.offset + share, manifest.length))
         except VerificationFailed as error:
             raise VerificationFailed(f"member {member.section}: {error.message}") from error
-        report(Progress("verify", member.offset + member.length, manifest.length))
-    return stored.size
 
 
 def read_member(
@@ -115,8 +134,7 @@ def read_member(
         raise VerificationFailed("the rows of its tables are not those that were dumped")
 
 
-def verify_archive(store: ObjectStore, key: str, manifest: Manifest) -> None:
-    """Compare the schema archive with the manifest; raises `VerificationFailed`."""
+def _verify_archive(store: ObjectStore, key: str, manifest: Manifest) -> None:
     stored = store.head(key)
     if stored.size != manifest.schema_archive.length:
         raise VerificationFailed(
@@ -134,7 +152,7 @@ def _hashed(chunks: Iterator[bytes], update: Callable[[bytes], None]) -> Iterato
         yield chunk
 
 
-def _require_contiguous(manifest: Manifest) -> None:
+def _require_members(manifest: Manifest) -> None:
     offset = 0
     for member in manifest.members:
         if member.offset != offset:

@@ -83,7 +83,8 @@ def test_rows_go_to_their_tables(size: int) -> None:
 @given(st.lists(st.sampled_from(SIMPLE), max_size=8), st.lists(st.integers(1, 60), min_size=1))
 def test_chunks_make_no_difference(chosen: list[bytes], sizes: list[int]) -> None:
     script = b"\n".join(chosen) + b"\nCOPY a.b (c) FROM stdin;\nx\n\\.\n"
-    reader, events, at = ScriptReader(), [], 0
+    reader, at = ScriptReader(), 0
+    events: list[Event] = []
     while at < len(script):
         size = sizes[at % len(sizes)]
         events += reader.feed(script[at : at + size])

@@ -2,10 +2,10 @@
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 from urllib.parse import urlsplit
 
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from backup_pipeline.engine.s3 import S3Store
 from backup_pipeline.engine.s3_client import S3Connection
 from backup_pipeline.engine.s3_errors import from_botocore
-from backup_pipeline.engine.store import ObjectStore
+from backup_pipeline.engine.store import ObjectInfo, ObjectStore
 from backup_pipeline.errors import (
     BackupPipelineError,
     BucketMissing,
@@ -76,11 +76,16 @@ class Wire:
     """A TCP relay in front of a server; it can lose answers, and be slow."""
 
     def __init__(self, upstream: str, answers: list[int | None], pace: float = 0) -> None:
-        """`answers[n]` is after how many bytes connection n is cut; the last one holds on."""
+        """`answers[n]` is after how many bytes of answer connection n is cut, `None` for never.
+
+        A connection of less than no byte never reaches the server; the last number holds on.
+        """
         self._upstream = urlsplit(upstream)
         self._answers = answers
         self._pace = pace
         self.connections = 0
+        self.ended = threading.Semaphore(0)
+        """One for each direction of each connection that has ended."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         # Small, so that a slow wire is slow for the sender too.
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
@@ -103,6 +108,9 @@ class Wire:
                 return
             limit = self._answers[min(self.connections, len(self._answers) - 1)]
             self.connections += 1
+            if limit is not None and limit < 0:
+                _shut(client)
+                continue
             address = (str(self._upstream.hostname), int(self._upstream.port or 80))
             server = socket.create_connection(address)
             self._open += [client, server]
@@ -125,6 +133,7 @@ class Wire:
             pass
         _shut(source)
         _shut(sink)
+        self.ended.release()
 
 
 def _shut(end: socket.socket) -> None:
@@ -178,11 +187,11 @@ class TestReading:
 
     def test_closing_early_closes_the_connection(self, stored: S3Connection) -> None:
         with wired(stored) as (store, wire):
-            for expected in (1, 2, 3):
-                reading = store.read("k")
-                next(reading)
-                assert wire.connections == expected
-                reading.close()  # type: ignore[attr-defined]  # an Iterator that is a generator
+            reading = store.read("k")
+            next(reading)
+            assert not wire.ended.acquire(timeout=0.1)
+            reading.close()  # type: ignore[attr-defined]  # an Iterator that is a generator
+            assert wire.ended.acquire(timeout=5)
 
     def test_a_whole_answer_leaves_the_connection_for_the_next(self, stored: S3Connection) -> None:
         with wired(stored) as (store, wire):
@@ -209,9 +218,8 @@ class TestLostAnswers:
 
     def test_an_overwrite_never_answered_stays_an_error(self, connection: S3Connection) -> None:
         S3Store(connection).put("k", b"first")
-        broken = replace(connection, endpoint_url=CLOSED_PORT)
-        with pytest.raises(StoreUnreachable):
-            S3Store(broken).put("k", b"second", overwrite=True)
+        with wired(connection, -1, -1) as (store, _), pytest.raises(StoreUnreachable):
+            store.put("k", b"second", overwrite=True)
 
     @pytest.mark.parametrize("lost", [1, 2])
     def test_a_completion_whose_answer_is_lost_is_settled(
@@ -242,11 +250,37 @@ class TestLostAnswers:
             S3Store(broken).complete_upload("k", "id", [], {"backup-id": "1"})
 
 
-def test_a_slow_network_is_no_stalled_one(connection: S3Connection) -> None:
-    impatient = replace(connection, connect_timeout=1.2, read_timeout=1.2, max_attempts=1)
+class WriteOnly(S3Store):
+    """As under a policy that allows no GetObject, which HEAD needs too."""
+
+    def _look(self, key: str) -> tuple[ObjectInfo, Mapping[str, str]]:
+        raise StoreDenied(key)
+
+
+def test_a_policy_that_only_lets_us_write_is_enough_to_write(connection: S3Connection) -> None:
+    store, reader = WriteOnly(connection), S3Store(connection)
+    upload_id, parts = upload_of(store, "k", [b"x" * SMALLEST_PART, b"tail"], "1")
+    info = store.complete_upload("k", upload_id, parts, {"backup-id": "1"})
+    seen = reader.head("k")
+    assert (info.size, info.etag) == (seen.size, seen.etag)
+    with pytest.raises(ObjectExists):
+        store.put("k", b"hello")
+
+
+@pytest.mark.parametrize("checksums", ["when_supported", "when_required"])
+def test_a_slow_network_is_no_stalled_one(
+    connection: S3Connection, checksums: Literal["when_supported", "when_required"]
+) -> None:
+    impatient = replace(
+        connection,
+        connect_timeout=1.2,
+        read_timeout=1.2,
+        max_attempts=1,
+        request_checksums=checksums,
+    )
     with wired(impatient, pace=0.003) as (store, _):
         upload_id = store.create_upload("k", {"backup-id": "1"})
-        part = store.upload_part("k", upload_id, 1, b"x" * (16 * MIB))
+        part = store.upload_part("k", upload_id, 1, bytearray(16 * MIB))
     assert part.size == 16 * MIB
 
 

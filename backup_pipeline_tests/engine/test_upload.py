@@ -2,6 +2,7 @@
 
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -56,7 +57,8 @@ def require_nothing_left(store: ObjectStore) -> None:
 
 def require_no_threads_left() -> None:
     deadline = time.monotonic() + 5
-    while any(thread.name == "upload part" for thread in threading.enumerate()):
+    names = {"upload part", "abort upload"}
+    while any(thread.name in names for thread in threading.enumerate()):
         assert time.monotonic() < deadline, threading.enumerate()
         time.sleep(0.01)
 
@@ -179,6 +181,15 @@ def test_a_failed_part_stops_the_writing() -> None:
     require_nothing_left(store)
 
 
+def test_a_failed_part_surfaces_even_at_a_write_that_fills_no_part() -> None:
+    with pytest.raises(StoreUnreachable, match="part 1"), uploading(Failing(1)) as upload:
+        upload.write(bytes(PART))
+        while upload._transfer._pending:
+            time.sleep(0.01)
+        upload.write(b"one more byte")
+        pytest.fail("the failed part did not surface")
+
+
 class Stalling(MemoryStore):
     """Holds every part back until the gate opens; an abort forgets only what has arrived."""
 
@@ -233,6 +244,8 @@ def test_a_part_that_lands_after_the_abort_is_aborted_too(stalling: Stalling) ->
         stalling.waiting.acquire()
         threading.Timer(0.2, stalling.gate.set).start()
         raise KeyboardInterrupt
+    assert stalling.gate.wait(5)
+    require_no_threads_left()
     require_nothing_left(stalling)
 
 
@@ -331,17 +344,28 @@ def test_no_more_is_in_flight_than_allowed(
     assert store.most_parts == side_by_side
 
 
-def test_a_sent_part_is_forgotten() -> None:
-    import gc
+class Forgetful(MemoryStore):
+    """Takes parts and keeps nothing of them."""
 
-    store = MemoryStore()
-    with uploading(store, workers=2) as upload:
-        upload.write(bytes(6 * PART))
-        while upload._transfer._pending:
-            time.sleep(0.01)
-        held = [each for each in gc.get_objects() if isinstance(each, bytearray)]
-        assert sum(map(len, held)) < PART
-        upload.complete()
+    def upload_part(
+        self, key: str, upload_id: str, number: int, body: bytes | bytearray | memoryview
+    ) -> Part:
+        return Part(number, f"{key} {upload_id}", len(body))
+
+
+def test_a_sent_part_is_forgotten() -> None:
+    piece = bytes(PART)
+    tracemalloc.start()
+    try:
+        with uploading(Forgetful(), workers=2) as upload:
+            for _ in range(6):
+                upload.write(piece)
+            deadline = time.monotonic() + 5
+            while tracemalloc.get_traced_memory()[0] >= PART:
+                assert time.monotonic() < deadline, "idle threads hold on to parts"
+                time.sleep(0.01)
+    finally:
+        tracemalloc.stop()
 
 
 # Part sizes

@@ -4,7 +4,7 @@ CREATE DOMAIN positive AS numeric(12, 4) CHECK (VALUE > 0);
 CREATE TYPE mood AS ENUM ('calm', 'nervous', 'größenwahnsinnig');
 CREATE TYPE pair AS (left_side integer, right_side text);
 CREATE TYPE price_range AS RANGE (subtype = numeric);
-CREATE COLLATION german (provider = icu, locale = 'de-DE');
+CREATE COLLATION bytewise (locale = 'C');
 CREATE SEQUENCE free_standing START 7 INCREMENT 3 CACHE 5 CYCLE MAXVALUE 1000;
 SELECT nextval('free_standing'), nextval('free_standing');
 
@@ -30,7 +30,7 @@ CREATE TABLE everything (
     tags text[],
     document jsonb,
     raw bytea,
-    note text COLLATE german,
+    note text COLLATE bytewise,
     doubled bigint GENERATED ALWAYS AS (serial_number * 2) STORED,
     seen timestamptz,
     lasted interval,
@@ -45,7 +45,7 @@ CREATE TABLE everything (
 INSERT INTO everything (amount, feeling, both_sides, prices, tags, document, raw, note, seen,
                         lasted, ratio, address, bits, search, spot)
 SELECT i, (ARRAY['calm', 'nervous', 'größenwahnsinnig']::mood[])[i % 3 + 1],
-       ROW(i, E'tab\tnewline\nbackslash\\ quote\' '), numrange(i, i + 10),
+       (i, E'tab\tnewline\nbackslash\\ quote\' ')::pair, price_range(i, i + 10),
        ARRAY['a,b', NULL, '', '\.', 'NULL'], jsonb_build_object('k', i, 'ü', '\n'),
        decode(md5(i::text), 'hex'), E'\\.\n\\N\tCOPY a.b (c) FROM stdin;\n\\! true',
        '2026-03-29 02:30+01'::timestamptz + i * interval '1 hour', i * interval '1.5 days',

@@ -1,0 +1,200 @@
+"""`backup-pipeline demo` and `dev`: the whole software on servers of its own."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from backup_pipeline.errors import BackupPipelineError, VerificationFailed
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from backup_pipeline.engine.model import Backup
+    from backup_pipeline.settings import Settings
+
+JOB = "database_backup_pipeline"
+_DAGSTER_YAML = "telemetry:\n  enabled: false\n"
+
+
+def run_demo(directory: Path, *, megabytes: int = 80) -> None:
+    """Load a database, back it up through Dagster, list, restore, compare; then stop everything.
+
+    Raises `VerificationFailed` where the restored database is not equal, and whatever a step
+    raises.
+    """
+    console = _console()
+    with _services(console, directory, megabytes):
+        from backup_pipeline.settings import load_settings
+
+        settings = load_settings()
+        _run_job(console, directory)
+        newest = _show_backups(console, settings)
+        restored = _restore(console, settings, newest)
+        _compare(console, settings, restored)
+    _say_what_next(console, directory)
+
+
+def run_dev(directory: Path, *, megabytes: int = 80, port: int = 3000) -> None:
+    """Keep the same services running, with the Dagster UI on 127.0.0.1, until interrupted."""
+    console = _console()
+    with _services(console, directory, megabytes):
+        console.print(
+            f"\n  Dagster  [bold]http://127.0.0.1:{port}[/bold]"
+            f"\n  a shell  [bold]. {directory}/env[/bold]   and then, for instance, "
+            "[bold]backup-pipeline list[/bold]"
+            "\n  the end  [bold]Ctrl-C[/bold]\n"
+        )
+        arguments = ["dev", "-m", "backup_pipeline.definitions", "-h", "127.0.0.1", "-p", f"{port}"]
+        if code := _dagster(directory, arguments):
+            raise BackupPipelineError(f"dagster dev ended with code {code}")
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+@contextmanager
+def _services(console: "Console", directory: Path, megabytes: int) -> Iterator[None]:
+    """Both servers, an environment that points at them, and the sample database."""
+    from backup_pipeline.embedded.sample import load_sample
+    from backup_pipeline.embedded.services import Services
+
+    with Services(directory) as services:
+        with _step(console, "Starting PostgreSQL and an S3 server on 127.0.0.1"):
+            services.start()
+        os.environ.update(services.environment())
+        with _step(console, f"Loading the sample database, {megabytes} MB of SQL"):
+            load_sample(services.dsn, megabytes=megabytes)
+        yield
+
+
+@contextmanager
+def _step(console: "Console", what: str) -> Iterator[None]:
+    """Say what is being done, and how long it took; on no terminal only the latter."""
+    entered = time.monotonic()
+    with console.status(f"{what} ..."):
+        yield
+    console.print(f"[green]✓[/green] {what} [dim]{time.monotonic() - entered:.1f} s[/dim]")
+
+
+def _run_job(console: "Console", directory: Path) -> None:
+    log = directory / "job.log"
+    arguments = ["job", "execute", "-m", "backup_pipeline.definitions", "-j", JOB]
+    with (
+        _step(console, f"Running the Dagster job [bold]{JOB}[/bold]: dump, verify, prune, notify"),
+        log.open("wb") as output,
+    ):
+        if code := _dagster(directory, arguments, output):
+            raise BackupPipelineError(f"the job ended with code {code}", hint=f"Its log is {log}.")
+
+
+def _dagster(directory: Path, arguments: Sequence[str], output: IO[bytes] | None = None) -> int:
+    """Run the `dagster` command on an instance of its own; gives its exit code."""
+    home = (directory / "dagster").absolute()
+    home.mkdir(exist_ok=True)
+    (home / "dagster.yaml").write_text(_DAGSTER_YAML)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dagster", *arguments],
+        env={**os.environ, "DAGSTER_HOME": str(home)},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+    )
+    with process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            # A terminal's Ctrl-C reaches it as well; a signal to us alone does not.
+            process.terminate()
+            process.wait()
+            raise
+
+
+def _show_backups(console: "Console", settings: "Settings") -> "Backup":
+    from rich.table import Table
+
+    from backup_pipeline.cli import words
+    from backup_pipeline.engine.catalog import newest, read_catalog
+
+    catalog = read_catalog(settings.store(), settings.keys(), settings.database)
+    latest = newest(catalog.backups, datetime.now(UTC))
+    assert latest is not None
+    table = Table("backup", "taken", "size", "SQL", "rows", "made in", "state", box=None)
+    table.columns[0].no_wrap = True
+    for backup in catalog.backups:
+        table.add_row(
+            str(backup.name),
+            words.age(datetime.now(UTC) - backup.taken_at) + " ago",
+            words.size(backup.size),
+            words.size(backup.raw_length),
+            f"{backup.rows:,}",
+            words.seconds(backup.duration),
+            f"[green]{backup.state}[/green]",
+        )
+    console.print(f"\nThe bucket [bold]{settings.bucket}[/bold] now holds\n")
+    console.print(table, "")
+    return latest
+
+
+def _restore(console: "Console", settings: "Settings", backup: "Backup") -> str:
+    from backup_pipeline.cli.restore import new_database
+    from backup_pipeline.engine.restore import restore
+
+    target = new_database(backup.name)
+    with _step(console, f"Restoring it into the new database [bold]{target}[/bold]"):
+        restore(
+            settings.store(),
+            settings.keys(),
+            backup.name,
+            settings.server(),
+            target,
+            clock=lambda: datetime.now(UTC),
+        )
+    return target
+
+
+def _compare(console: "Console", settings: "Settings", restored: str) -> None:
+    """Show both databases table by table, and drop the copy."""
+    from rich.table import Table
+
+    from backup_pipeline.engine.contents import read_contents
+
+    server = settings.server()
+    with (
+        _step(console, "Reading both databases again, to compare every row"),
+        server.connect() as one,
+        server.using(restored).connect() as other,
+    ):
+        source, copy = read_contents(one), read_contents(other)
+    table = Table("table", "rows", "restored", "", box=None)
+    for name in sorted({*source.tables, *copy.tables}):
+        here, there = source.tables.get(name), copy.tables.get(name)
+        verdict = "[green]equal[/green]" if here == there else "[red]different[/red]"
+        table.add_row(name, *(f"{t.rows:,}" if t else "missing" for t in (here, there)), verdict)
+    console.print("", table, "")
+    if differences := source.differences(copy):
+        raise VerificationFailed(f"the restored database differs: {'; '.join(differences)}")
+    with server.using("postgres").connect() as admin:
+        admin.execute(f'DROP DATABASE "{restored}" WITH (FORCE)')
+    console.print(
+        f"[green]✓[/green] Both databases are equal: {len(source.tables)} tables, "
+        f"{len(source.sequences)} sequences, {len(source.large_objects)} large objects\n"
+    )
+
+
+def _say_what_next(console: "Console", directory: Path) -> None:
+    console.print(
+        "What next?\n"
+        "  [bold]make dev[/bold]    the same servers with the Dagster UI, on "
+        "http://127.0.0.1:3000; while it runs, in another shell\n"
+        f"  [bold]. {directory}/env && .venv/bin/backup-pipeline list[/bold]\n"
+        "  and README.md, 'Your own database', for yours\n"
+    )

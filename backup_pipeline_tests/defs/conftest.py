@@ -1,0 +1,31 @@
+"""Fixtures for tests of the Dagster project."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from backup_pipeline_tests.defs.project import Project, projects
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance in memory, which forgets everything with the test."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def project(instance: dg.DagsterInstance) -> Project:
+    """The project on fakes."""
+    return Project(instance)
+
+
+@pytest.fixture
+def lasting(tmp_path: Path) -> Iterator[Project]:
+    """The project on an instance that keeps its runs in files, as `execute_job` demands."""
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        projects.append(Project(instance))
+        yield projects[-1]
+        projects.pop()

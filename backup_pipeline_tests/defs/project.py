@@ -1,0 +1,142 @@
+"""The whole Dagster project on fakes: nothing leaves the process."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+
+from backup_pipeline.defs.assets import database_assets
+from backup_pipeline.defs.jobs import JOB, backup_job
+from backup_pipeline.engine.catalog import read_catalog
+from backup_pipeline.engine.model import Backup
+from backup_pipeline.engine.names import Keys
+from backup_pipeline.engine.notify import Outcome
+from backup_pipeline.settings import Settings
+from backup_pipeline_tests.fakes import MemoryStore
+from backup_pipeline_tests.fakes_dump import FakePostgres
+
+NOON = datetime(2025, 12, 16, 11, 0, tzinfo=UTC)
+KEYS = Keys("backups/postgres/")
+
+
+@dataclass
+class FakeClock:
+    """A second later each time it is asked."""
+
+    now: datetime = NOON
+
+    def __call__(self) -> datetime:
+        self.now += timedelta(seconds=1)
+        return self.now
+
+
+@dataclass
+class FakeBucket:
+    """A bucket in memory."""
+
+    memory: MemoryStore
+
+    def store(self) -> MemoryStore:
+        """The same store each time."""
+        return self.memory
+
+    def backup_keys(self) -> Keys:
+        """Those of the default prefix."""
+        return KEYS
+
+    def uri(self, key: str) -> str:
+        """As in S3."""
+        return f"s3://memory/{key}"
+
+
+@dataclass
+class FakeNotifier:
+    """Keeps what it is told; `deaf` are the services that don't take it."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    deaf: tuple[str, ...] = ()
+
+    def send(self, outcome: Outcome) -> tuple[str, ...]:
+        """Keep it."""
+        self.outcomes.append(outcome)
+        return self.deaf
+
+
+class Project:
+    """Definitions on fakes, and an instance that remembers its runs."""
+
+    def __init__(self, instance: dg.DagsterInstance, settings: Settings | None = None) -> None:
+        self.instance = instance
+        self.settings = settings or Settings(database="ahold_options")
+        self.clock = FakeClock()
+        self.postgres = FakePostgres(self.clock)
+        self.bucket = FakeBucket(MemoryStore(self.clock))
+        self.notifier = FakeNotifier()
+        self.assets = database_assets(self.settings, self.clock)
+        self.defs = dg.Definitions(
+            assets=self.assets,
+            jobs=[backup_job(self.settings, self.assets)],
+            resources={
+                "postgres": self.postgres,
+                "bucket": self.bucket,
+                "notifier": self.notifier,
+            },
+        )
+
+    @property
+    def memory(self) -> MemoryStore:
+        """The store behind the bucket."""
+        return self.bucket.memory
+
+    def use(self, store: MemoryStore) -> None:
+        """Put another store behind the bucket."""
+        self.bucket.memory = store
+
+    def run(self, only: Sequence[str] | None = None) -> dg.ExecuteInProcessResult:
+        """Run the job, or only the assets of these names."""
+        keys = [asset.key for asset in self.assets if not only or asset.key.path[-1] in only]
+        return self.defs.resolve_job_def(JOB).execute_in_process(
+            instance=self.instance, raise_on_error=False, asset_selection=keys
+        )
+
+    def backups(self) -> tuple[Backup, ...]:
+        """What the bucket holds, newest first."""
+        return read_catalog(self.memory, KEYS, self.settings.database).backups
+
+    def keys_in_bucket(self) -> set[str]:
+        """The keys of everything."""
+        return set(self.memory.objects)
+
+
+def metadata_of(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
+    """What an asset's materialization says, as plain values."""
+    (event,) = (
+        event
+        for event in result.get_asset_materialization_events()
+        if event.asset_key and event.asset_key.path[-1] == asset
+    )
+    return {name: value.value for name, value in event.materialization.metadata.items()}
+
+
+def failure_of(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
+    """What an asset's failure says: its description and its metadata, as plain values."""
+    (event,) = (
+        event
+        for event in result.get_step_failure_events()
+        if event.step_key and event.step_key.endswith(asset)
+    )
+    data = event.step_failure_data.user_failure_data
+    assert data is not None
+    plain = {name: value.value for name, value in data.metadata.items()}
+    return {"description": data.description, **plain}
+
+
+# `execute_job` wants a function that it can find again by its name.
+projects: list[Project] = []
+
+
+def current_job() -> dg.JobDefinition:
+    """The job of the project that the fixture `lasting` made."""
+    return projects[-1].defs.resolve_job_def(JOB)

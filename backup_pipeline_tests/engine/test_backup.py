@@ -1,0 +1,155 @@
+"""A backup is complete or absent, whatever fails and whenever."""
+
+import gzip
+from datetime import UTC, datetime
+
+import pytest
+
+from backup_pipeline.engine.backup import back_up
+from backup_pipeline.engine.catalog import read_catalog, read_manifest
+from backup_pipeline.engine.model import Manifest, Progress, Report, Section, TableRows, silent
+from backup_pipeline.engine.names import BackupName, Keys, Kind
+from backup_pipeline.engine.store import ObjectInfo
+from backup_pipeline.errors import (
+    ChildFailed,
+    ObjectExists,
+    PostgresFailed,
+    StoreUnreachable,
+    VerificationFailed,
+)
+from backup_pipeline_tests.fakes import MemoryStore
+from backup_pipeline_tests.fakes_dump import ROWS, FakePostgres, section_sql
+
+NOW = datetime(2025, 12, 16, 22, 0, tzinfo=UTC)
+KEYS = Keys("backups/postgres/")
+NAME = BackupName.of("ahold_options", datetime(2025, 12, 16, 23, 0, tzinfo=UTC))
+STEM = "backups/postgres/ahold_options_2025-12-16_230000"
+
+
+def make(
+    store: MemoryStore, postgres: FakePostgres | None = None, report: Report = silent
+) -> Manifest:
+    source = (postgres or FakePostgres(lambda: NOW)).dump_source("ahold_options")
+    return back_up(source, store, KEYS, NAME, clock=lambda: NOW, report=report)
+
+
+def assert_absent(store: MemoryStore) -> None:
+    assert store.objects == {}
+    assert store.uploads == {}
+
+
+def test_a_backup_is_three_objects_and_the_dump_is_plain_gzip() -> None:
+    store = MemoryStore()
+    make(store)
+    assert set(store.objects) == {
+        f"{STEM}.sql.gz",
+        f"{STEM}.schema.dump",
+        f"{STEM}.manifest.json",
+    }
+    sql = gzip.decompress(store.objects[f"{STEM}.sql.gz"].body)
+    assert sql == b"".join(section_sql(section) for section in Section)
+
+
+def test_the_manifest_says_where_everything_is() -> None:
+    store = MemoryStore()
+    manifest = make(store)
+    assert read_manifest(store, KEYS, NAME) == manifest
+    assert [member.section for member in manifest.members] == list(Section)
+    body = store.objects[f"{STEM}.sql.gz"].body
+    for member in manifest.members:
+        stored = body[member.offset : member.offset + member.length]
+        assert gzip.decompress(stored) == section_sql(member.section)
+    assert manifest.tables == (TableRows("public", "trades", ROWS),)
+    assert manifest.length == len(body)
+
+
+def test_progress_counts_the_sql() -> None:
+    seen: list[Progress] = []
+    manifest = make(MemoryStore(), report=seen.append)
+    assert seen[-1] == Progress("dump", manifest.raw_length)
+    assert [each.done for each in seen] == sorted(each.done for each in seen)
+
+
+@pytest.mark.parametrize("section", list(Section))
+@pytest.mark.parametrize("error", [ChildFailed("pg_dump died"), KeyboardInterrupt(), SystemExit(1)])
+def test_a_failure_in_any_section_leaves_nothing(section: Section, error: BaseException) -> None:
+    def fail(at: Section) -> None:
+        if at is section:
+            raise error
+
+    store = MemoryStore()
+    with pytest.raises(type(error)):
+        make(store, FakePostgres(lambda: NOW, fail))
+    assert_absent(store)
+
+
+@pytest.mark.parametrize("failing", [Kind.SCHEMA, Kind.MANIFEST])
+@pytest.mark.parametrize("error", [StoreUnreachable("gone"), KeyboardInterrupt()])
+@pytest.mark.parametrize("stored", [True, False], ids=["reply lost", "never arrived"])
+def test_a_failure_after_the_object_is_complete_takes_it_back(
+    failing: Kind, error: BaseException, stored: bool
+) -> None:
+    class Failing(MemoryStore):
+        def put(self, key: str, body: bytes, *, overwrite: bool = False) -> ObjectInfo:
+            if key.endswith(failing):
+                if stored and failing is Kind.MANIFEST:
+                    super().put(key, body, overwrite=overwrite)
+                raise error
+            return super().put(key, body, overwrite=overwrite)
+
+    store = Failing()
+    with pytest.raises(type(error)):
+        make(store)
+    assert_absent(store)
+
+
+def test_output_without_pg_dumps_closing_line_is_no_backup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backup_pipeline_tests.fakes_dump._CLOSING", b"")
+    store = MemoryStore()
+    with pytest.raises(PostgresFailed, match="lacks the closing line"):
+        make(store)
+    assert_absent(store)
+
+
+def test_rows_that_are_cut_are_no_backup(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = dict.fromkeys(Section, b"COPY a.b (c) FROM stdin;\n1\n")
+    monkeypatch.setattr("backup_pipeline_tests.fakes_dump._SQL", cut)
+    store = MemoryStore()
+    with pytest.raises(VerificationFailed, match="middle"):
+        make(store)
+    assert_absent(store)
+
+
+def test_the_second_of_one_name_loses_and_the_first_is_whole() -> None:
+    store = MemoryStore()
+    first = make(store)
+    before = dict(store.objects)
+    with pytest.raises(ObjectExists):
+        make(store)
+    assert store.objects == before
+    assert store.uploads == {}
+    assert read_manifest(store, KEYS, NAME) == first
+
+
+def test_a_foreign_dump_of_the_same_name_is_never_touched() -> None:
+    store = MemoryStore()
+    store.put(f"{STEM}.sql.gz", b"somebody else's")
+    with pytest.raises(ObjectExists):
+        make(store)
+    assert {key: each.body for key, each in store.objects.items()} == {
+        f"{STEM}.sql.gz": b"somebody else's"
+    }
+
+
+def test_before_the_manifest_nothing_is_listed() -> None:
+    listed: list[int] = []
+
+    class Watched(MemoryStore):
+        def put(self, key: str, body: bytes, *, overwrite: bool = False) -> ObjectInfo:
+            listed.append(len(read_catalog(self, KEYS).backups))
+            return super().put(key, body, overwrite=overwrite)
+
+    store = Watched()
+    make(store)
+    assert listed == [0, 0]
+    assert [backup.name for backup in read_catalog(store, KEYS).backups] == [NAME]

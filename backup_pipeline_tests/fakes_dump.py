@@ -1,0 +1,103 @@
+"""A PostgreSQL in memory, as far as a backup sees one: canned SQL in pg_dump's own form."""
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from backup_pipeline.engine.dump import Dump, DumpSource, DumpStream
+from backup_pipeline.engine.model import Section, Source
+
+if TYPE_CHECKING:
+    from backup_pipeline.engine.process import Reader
+
+_OPENING = b"--\n-- PostgreSQL database dump\n--\n\n"
+_CLOSING = b"--\n-- PostgreSQL database dump complete\n--\n\n"
+_SQL = {
+    Section.DROPS: b"DROP INDEX IF EXISTS public.trades_at;\n",
+    Section.PRE_DATA: b"CREATE TABLE public.trades (id integer, price numeric);\n",
+    Section.DATA: b"COPY public.trades (id, price) FROM stdin;\n1\t2.50\n2\t2.75\n3\t2.60\n\\.\n\n",
+    Section.POST_DATA: b"CREATE INDEX trades_at ON public.trades (id);\n",
+}
+ROWS = 3
+
+
+def section_sql(section: Section) -> bytes:
+    """A section as pg_dump writes it, from the opening line to the closing one."""
+    return _OPENING + _SQL[section] + _CLOSING
+
+
+@dataclass
+class FakeDump:
+    """An open snapshot of the canned database."""
+
+    source: Source
+    fail: Callable[[Section], None]
+    pg_dump_version: str = "18.1"
+
+    def streams(self) -> Sequence[DumpStream]:
+        """Every section in its order; `fail` is asked in the middle of each."""
+        return [DumpStream(section, lambda s=section: self._open(s)) for section in Section]  # type: ignore[misc]  # a default argument binds the loop's variable
+
+    def schema_archive(self) -> bytes:
+        """Anything: nobody but pg_restore reads it."""
+        return b"PGDMP"
+
+    def _open(self, section: Section) -> "nullcontext[Reader]":
+        return nullcontext(_FailingReader(section, self.fail))
+
+
+class _FailingReader:
+    """Gives half of a section, asks whether to fail, and gives the rest."""
+
+    def __init__(self, section: Section, fail: Callable[[Section], None]) -> None:
+        self._text = section_sql(section)
+        self._reader = io.BytesIO(self._text)
+        self._section = section
+        self._fail = fail
+
+    def read(self, size: int, /) -> bytes:
+        if self._reader.tell():
+            self._fail(self._section)
+        return self._reader.read(min(size, len(self._text) // 2 + 1))
+
+
+@dataclass
+class FakePostgres:
+    """A server that can be dumped; `fail` may raise in the middle of any section."""
+
+    clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+    fail: Callable[[Section], None] = field(default=lambda _: None)
+    dumps: int = 0
+    """How many dumps were begun."""
+
+    def dump_source(self, database: str) -> DumpSource:
+        """The canned database under any name."""
+        return _FakeSource(self, database)
+
+
+@dataclass(frozen=True)
+class _FakeSource:
+    server: FakePostgres
+    database: str
+
+    @contextmanager
+    def open_dump(self) -> Iterator[Dump]:
+        self.server.dumps += 1
+        source = Source(
+            database=self.database,
+            database_size=8_000_000,
+            server_version="18.1",
+            server_version_num=180001,
+            encoding="UTF8",
+            locale_provider="libc",
+            collate="C.UTF-8",
+            ctype="C.UTF-8",
+            locale=None,
+            extensions=(),
+            snapshot_at=self.server.clock(),
+            snapshot_lsn="0/15D68F8",
+        )
+        yield FakeDump(source, self.server.fail)

@@ -1,0 +1,86 @@
+"""Real databases for the tests, and ways to compare two of them that owe the engine nothing."""
+
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+
+from backup_pipeline.embedded.postgres import EmbeddedPostgres
+from backup_pipeline.engine.contents import Contents, read_contents
+from backup_pipeline.engine.postgres import Server
+
+HERE = Path(__file__).parent
+EVERY_KIND = HERE / "every_kind.sql"
+
+
+@contextmanager
+def new_database(postgres: EmbeddedPostgres, *scripts: Path, name: str = "") -> Iterator[Server]:
+    """A database with psql's reading of some scripts, dropped afterwards."""
+    database = name or f"test_{uuid.uuid4().hex[:12]}"
+    quoted = psycopg.sql.Identifier(database)
+    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+        admin.execute(psycopg.sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(quoted))
+    try:
+        for script in scripts:
+            psql(postgres, database, script.read_bytes())
+        yield Server.of(postgres.dsn(database))
+    finally:
+        drop_database(postgres, database)
+
+
+def drop_database(postgres: EmbeddedPostgres, database: str) -> None:
+    """Drop a database if it is there, whoever is connected."""
+    quoted = psycopg.sql.Identifier(database)
+    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+        admin.execute(psycopg.sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(quoted))
+
+
+def psql(postgres: EmbeddedPostgres, database: str, script: bytes) -> None:
+    """Run a script with the server's own psql, which stops at the first error."""
+    command = [str(postgres.bin_dir / "psql"), "-X", "--quiet", "--set=ON_ERROR_STOP=1"]
+    done = subprocess.run(
+        command, input=script, env=postgres.environment(database), capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def databases(postgres: EmbeddedPostgres) -> set[str]:
+    """The names of all databases of a server."""
+    with psycopg.connect(postgres.dsn()) as admin:
+        return {row[0] for row in admin.execute("SELECT datname FROM pg_database")}
+
+
+def contents(server: Server) -> Contents:
+    """All rows, sequences and large objects of a database."""
+    with server.connect() as connection:
+        return read_contents(connection)
+
+
+def schema(postgres: EmbeddedPostgres, database: str) -> list[str]:
+    """The schema's statements as pg_dump writes them, less the lines that are random.
+
+    Comment lines don't count: they also name objects of which only the privileges are special.
+    """
+    command = [
+        str(postgres.bin_dir / "pg_dump"),
+        "--schema-only",
+        "--no-owner",
+        "--no-privileges",
+    ]
+    done = subprocess.run(
+        command, env=postgres.environment(database), capture_output=True, check=True, text=True
+    )
+    return [
+        line
+        for line in done.stdout.splitlines()
+        if line and not line.startswith(("--", "\\restrict ", "\\unrestrict "))
+    ]
+
+
+def assert_equal(postgres: EmbeddedPostgres, one: Server, other: Server) -> None:
+    """Both databases hold the same, to the last row, sequence, large object and line of schema."""
+    assert contents(one).differences(contents(other)) == ()
+    assert schema(postgres, one.database) == schema(postgres, other.database)

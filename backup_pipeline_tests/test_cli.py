@@ -1,0 +1,423 @@
+"""The command line: parsing, output for people and for programs, errors and exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from backup_pipeline import errors
+from backup_pipeline.cli import commands, output, run, words
+from backup_pipeline.cli.restore import new_database, parse_moment
+from backup_pipeline.engine.documents import from_json, to_json
+from backup_pipeline.engine.model import Manifest, Section
+from backup_pipeline.engine.names import BackupName, Kind
+from backup_pipeline.errors import ChildFailed, InvalidInput
+from backup_pipeline.settings import Settings
+from backup_pipeline_tests.fakes import MemoryStore
+from backup_pipeline_tests.fakes_dump import FakePostgres
+from backup_pipeline_tests.made_backups import KEYS, make_backup, make_evidence
+
+AMSTERDAM = ZoneInfo("Europe/Amsterdam")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """An empty directory, and an environment without anybody's settings."""
+    for variable in list(os.environ):
+        if variable.startswith(("BACKUP_", "PG", "AWS_")):
+            monkeypatch.delenv(variable)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
+    """The bucket that every command of this process gets."""
+    memory = MemoryStore()
+    monkeypatch.setattr(Settings, "store", lambda _: memory)
+    return memory
+
+
+def ago(**span: float) -> datetime:
+    return datetime.now(UTC).replace(microsecond=0) - timedelta(**span)
+
+
+class Ran:
+    """What a command said and ended with."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Any:
+    def call(*arguments: str) -> Ran:
+        code = run(arguments)
+        captured = capsys.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    return call
+
+
+def test_help_names_every_command(cli: Any) -> None:
+    ran = cli("--help")
+    assert ran.code == 0
+    for name in ("backup", "list", "show", "verify", "prune", "restore", "check", "demo", "dev"):
+        assert f"\n  {name} " in ran.out
+
+
+@pytest.mark.parametrize("name", sorted(commands.commands))
+def test_every_command_explains_itself(cli: Any, name: str) -> None:
+    ran = cli(name, "--help")
+    assert ran.code == 0
+    assert f"Usage: backup-pipeline {name}" in ran.out
+
+
+def test_help_loads_nothing_heavy() -> None:
+    heavy = ("rich", "pydantic", "psycopg", "botocore", "dagster", "apprise")
+    code = f"""
+import sys
+from backup_pipeline.cli import run
+assert run(["--help"]) == 0
+assert run(["restore", "--help"]) == 0
+assert not [name for name in {heavy!r} if name in sys.modules]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["frobnicate"], "No such command 'frobnicate'"),
+        (["list", "--frobnicate"], "--frobnicate"),
+        (["backup", "--date", "yesterday"], "'yesterday' does not match the format"),
+        (["backup", "--date", "2025-02-30"], "does not match the format"),
+        (["backup", "--retention-days", "-1"], "-1 is not in the range"),
+        (["verify"], "Give one of NAME, --latest and --all."),
+        (["verify", "x", "--all"], "Give one of NAME, --latest and --all."),
+        (["restore"], "Give one of --list, --latest, --at and --backup."),
+        (["restore", "--latest", "--list"], "Give one of --list, --latest, --at and --backup."),
+        (["restore", "--latest", "--disconnect"], "--disconnect goes with --replace."),
+        (["restore", "--at", "noon"], "'noon' is no time"),
+        (["restore", "--latest", "--into", ""], "can't be the name of a database"),
+        (["restore", "--latest", "--into", "x" * 64], "can't be the name of a database"),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_says_what_is_wrong(
+    cli: Any, store: MemoryStore, arguments: list[str], said: str
+) -> None:
+    make_backup(store, ago(hours=1))
+    ran = cli(*arguments)
+    assert ran.code == 2
+    assert ran.out == ""
+    assert said in ran.err
+    assert "\nhint: " in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "--version", "-f/x", "a=b", "../x_2025-12-16_230000", "$(id)_2025-12-16_230000", "x\ny",
+     "postgresql://nas/x", "x_2025-13-16_230000", "ahold_options_2025-12-16_230000.sql.gz"],
+)  # fmt: skip
+@pytest.mark.parametrize("command", [["show"], ["verify"], ["restore", "--backup"]])
+def test_a_hostile_name_is_refused(
+    cli: Any, store: MemoryStore, command: list[str], name: str
+) -> None:
+    separator = ["--"] if command[-1] != "--backup" else []
+    ran = cli(*command, *separator, name)
+    assert ran.code == 2
+    assert f"{name!r} is not the name of a backup" in ran.err
+    assert not store.objects
+
+
+@pytest.mark.usefixtures("store")
+def test_a_backup_that_does_not_exist_ends_with_4(cli: Any) -> None:
+    name = "ahold_options_2025-12-16_230000"
+    for command in (["show", name], ["verify", name], ["restore", "--backup", name]):
+        ran = cli(*command)
+        assert ran.code == 4
+        assert f"there is no backup {name}" in ran.err
+    for command in (["verify", "--latest"], ["restore", "--latest"]):
+        assert cli(*command).code == 4
+
+
+def test_a_bad_setting_ends_with_2(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKUP_RETENTION_DAYS", "soon")
+    ran = cli("list")
+    assert ran.code == 2
+    assert ran.err.startswith("error: BACKUP_RETENTION_DAYS can't be used: ")
+
+
+def test_an_error_is_one_document_for_programs(cli: Any, store: MemoryStore) -> None:
+    ran = cli("show", "--json", "ahold_options_2025-12-16_230000")
+    assert ran.document == {
+        "error": "NotFound",
+        "message": "there is no backup ahold_options_2025-12-16_230000 in s3://memory in memory",
+        "hint": "`backup-pipeline list` shows what there is.",
+        "exit_code": 4,
+    }
+    assert ran.err == ""
+    assert cli("list", "--json", "--no").document["error"] == "InvalidInput"
+    store.bucket_exists = False
+    assert cli("list", "--json").document["exit_code"] == 6
+
+
+def test_an_unforeseen_error_ends_with_1_and_shows_its_trace_only_when_asked(
+    cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: Settings) -> MemoryStore:
+        raise RuntimeError("out of cheese")
+
+    monkeypatch.setattr(Settings, "store", broken)
+    ran = cli("list")
+    assert ran.code == 1
+    assert ran.err.startswith("error: RuntimeError: out of cheese\nhint: ")
+    monkeypatch.setenv("BACKUP_DEBUG", "1")
+    assert "Traceback" in cli("list").err
+
+
+def test_an_interruption_ends_with_130(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: Settings) -> MemoryStore:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Settings, "store", interrupted)
+    assert cli("list").code == 130
+    assert cli("list", "--json").document["error"] == "Interrupted"
+
+
+@pytest.mark.parametrize("error", errors.BackupPipelineError.__subclasses__())
+def test_every_error_ends_with_its_own_code(
+    cli: Any, monkeypatch: pytest.MonkeyPatch, error: type[errors.BackupPipelineError]
+) -> None:
+    def failing(_: Settings) -> MemoryStore:
+        raise error("it failed")
+
+    monkeypatch.setattr(Settings, "store", failing)
+    ran = cli("list")
+    assert ran.code == error.exit_code
+    assert ran.err == f"error: it failed\nhint: {error.default_hint}\n"
+
+
+def test_list_prints_stable_lines_where_nobody_looks(cli: Any, store: MemoryStore) -> None:
+    taken_at = datetime(2025, 12, 16, 22, 0, tzinfo=UTC)
+    name = make_backup(store, taken_at)
+    size = store.head(KEYS.of(name, Kind.DUMP)).size
+    assert cli("list").out == f"{name}\t2025-12-16T22:00:00Z\t{size}\t42\tverified\n"
+
+
+def test_list_is_newest_first_and_of_one_database_if_asked(cli: Any, store: MemoryStore) -> None:
+    old, new = (make_backup(store, ago(days=days)) for days in (2, 1))
+    other = make_backup(store, ago(days=3), database="other", verified=False)
+    listed = [line.split("\t")[0] for line in cli("list").out.splitlines()]
+    assert listed == [str(new), str(old), str(other)]
+    (backup,) = cli("list", "--database", "other", "--json").document["backups"]
+    assert (backup["name"], backup["state"]) == (str(other), "failed")
+    assert cli("restore", "--list").out == cli("list").out
+
+
+def test_list_names_what_belongs_to_no_backup(cli: Any, store: MemoryStore) -> None:
+    store.put(f"{KEYS.prefix}evil\x1b[2Jname", b"1234")
+    ran = cli("list")
+    assert ran.out == ""
+    assert "evil\\x1b[2Jname (4 B) belongs to no backup: not an object of this software" in ran.err
+    (stray,) = cli("list", "--json").document["strays"]
+    assert stray["size"] == 4
+
+
+def test_show_tells_all_that_is_known(cli: Any, store: MemoryStore) -> None:
+    name = make_backup(store, ago(hours=5))
+    make_evidence(store, name, passed=False)
+    ran = cli("show", str(name))
+    assert ran.code == 0
+    for said in (
+        str(name),
+        "42 rows",
+        "one bit is flipped",
+        "public\tquotes\t42",
+        "verify: passed",
+    ):
+        assert said in ran.out
+    document = cli("show", str(name), "--json").document
+    assert document["manifest"]["source"]["server_version"] == "18.1"
+    assert [entry["passed"] for entry in document["evidence"]] == [True, False]
+
+
+def test_show_survives_damaged_evidence(cli: Any, store: MemoryStore) -> None:
+    name = make_backup(store, ago(hours=5))
+    store.put(KEYS.of(name, Kind.EVIDENCE), b"{", overwrite=True)
+    ran = cli("show", str(name))
+    assert ran.code == 0
+    assert "is damaged" in ran.out
+
+
+def test_show_of_a_forged_manifest_ends_with_7(cli: Any, store: MemoryStore) -> None:
+    name = make_backup(store, ago(hours=5))
+    key = KEYS.of(name, Kind.MANIFEST)
+    manifest = from_json(Manifest, store.objects[key].body, key)
+    store.put(key, to_json(replace(manifest, name="other_2025-12-16_230000")), overwrite=True)
+    assert cli("show", str(name)).code == 7
+
+
+def test_verify_ends_with_7_when_any_backup_fails(cli: Any, store: MemoryStore) -> None:
+    """The made backups are no gzip files, so all of them fail."""
+    names = [make_backup(store, ago(days=days)) for days in (1, 2)]
+    forged = make_backup(store, ago(days=3))
+    store.put(KEYS.of(forged, Kind.MANIFEST), b"{", overwrite=True)
+    ran = cli("verify", "--all")
+    assert ran.code == 7
+    assert "3 of 3 backups failed" in ran.err
+    assert [line.split(": ")[0] for line in ran.out.splitlines()] == [*map(str, names), str(forged)]
+    assert "1 of 1 backups failed" in cli("verify", "--latest").err
+    assert cli("verify", "--json", str(names[1])).document["error"] == "VerificationFailed"
+
+
+def test_prune_tells_each_decision(cli: Any, store: MemoryStore) -> None:
+    kept, expired = (make_backup(store, ago(days=days)) for days in (1, 30))
+    made = [make_backup(store, ago(days=days)) for days in (2, 3)]
+    ran = cli("prune", "--dry-run")
+    assert ran.code == 0
+    assert f"{kept}\tkeep\tyounger than 7 days\n" in ran.out
+    assert f"{expired}\texpire\t30 days old, and 3 newer verified ones stay\n" in ran.out
+    assert "3 backups kept, would delete 1 (" in ran.out
+    assert KEYS.of(expired, Kind.DUMP) in store.objects
+    document = cli("prune", "--json", "--retention-days", "2").document
+    assert (document["deleted"], document["dry_run"]) == ([str(expired)], False)
+    assert KEYS.of(expired, Kind.DUMP) not in store.objects
+    assert all(KEYS.of(name, Kind.DUMP) in store.objects for name in made)
+
+
+def test_prune_ends_with_3_while_the_newest_is_not_verified(cli: Any, store: MemoryStore) -> None:
+    make_backup(store, ago(days=30))
+    make_backup(store, ago(days=1), verified=None)
+    ran = cli("prune")
+    assert ran.code == 3
+    assert "hint: Run `backup-pipeline verify --latest`, then prune again." in ran.err
+    assert cli("prune", "--dry-run").code == 0
+
+
+@pytest.fixture
+def fake_postgres(monkeypatch: pytest.MonkeyPatch) -> FakePostgres:
+    """The server whose databases the commands of this process back up."""
+    server = FakePostgres()
+    monkeypatch.setattr(Settings, "source", lambda settings: server.dump_source(settings.database))
+    return server
+
+
+@pytest.mark.usefixtures("fake_postgres")
+def test_backup_makes_verifies_and_prunes(cli: Any, store: MemoryStore) -> None:
+    expired = make_backup(store, ago(days=30))
+    for days in (1, 2):
+        make_backup(store, ago(days=days))
+    ran = cli("backup")
+    name, made, verified, pruned = ran.out.splitlines()
+    assert ran.code == 0
+    assert ran.err == ""
+    assert BackupName.parse(name).database == "ahold_options"
+    assert "1 tables, 3 rows" in made
+    assert verified.startswith("verified: ")
+    assert pruned.startswith("3 backups kept, deleted 1 (")
+    assert KEYS.of(expired, Kind.DUMP) not in store.objects
+    assert f"{name}\t" in cli("list").out
+
+
+@pytest.mark.usefixtures("store", "fake_postgres")
+def test_backup_carries_another_date_in_its_name_and_the_true_time_in_its_manifest(
+    cli: Any,
+) -> None:
+    document = cli("backup", "--date", "2001-02-03", "--json").document
+    assert document["name"].startswith("ahold_options_2001-02-03_")
+    assert datetime.fromisoformat(document["taken_at"]) > ago(minutes=5)
+    assert document["verification"]["passed"] is True
+    assert document["prune"]["deleted"] == []
+
+
+@pytest.mark.usefixtures("fake_postgres")
+def test_backup_can_leave_everything_where_it_is(cli: Any, store: MemoryStore) -> None:
+    expired = [make_backup(store, ago(days=days)) for days in (30, 31, 32, 33)]
+    assert "prune" not in cli("backup", "--no-prune", "--json").document
+    assert all(KEYS.of(name, Kind.DUMP) in store.objects for name in expired)
+
+
+def test_a_dump_that_fails_leaves_nothing_and_ends_with_1(
+    cli: Any, store: MemoryStore, fake_postgres: FakePostgres
+) -> None:
+    def fail(_: Section) -> None:
+        raise ChildFailed("pg_dump ended with 1: out of cheese")
+
+    fake_postgres.fail = fail
+    ran = cli("backup")
+    assert ran.code == 1
+    assert ran.err.startswith("error: pg_dump ended with 1: out of cheese\n")
+    assert not store.objects
+
+
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
+@pytest.mark.usefixtures("store", "fake_postgres")
+def test_a_notifier_that_fails_is_reported_and_never_fails_a_good_backup(
+    cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKUP_NOTIFY_URLS", "nonsense://canary-4711")
+    ran = cli("backup", "--json")
+    assert ran.code == 0
+    assert len(ran.document["notifications_failed"]) == 1
+    assert "warning: notification service 1" in ran.err
+    assert "canary" not in ran.out + ran.err
+
+
+def test_sizes_are_told_with_three_digits() -> None:
+    sizes = [0, 999, 1000, 12_345_678, 999_949, 999_960, 123_456_789, 10**15]
+    assert [words.size(count) for count in sizes] == [
+        "0 B", "999 B", "1.0 kB", "12.3 MB", "1.0 MB", "1.0 MB", "123 MB", "1.0 PB",
+    ]  # fmt: skip
+
+
+def test_ages_are_told_in_their_largest_unit() -> None:
+    spans = [timedelta(seconds=5), timedelta(minutes=1), timedelta(hours=47), timedelta(days=-2)]
+    assert [words.age(span) for span in spans] == [
+        "less than a minute", "1 minute", "1 day", "in 2 days",
+    ]  # fmt: skip
+    assert [words.seconds(count) for count in (0.04, 59.9, 59.96, 125)] == [
+        "0.0 s", "59.9 s", "1 min 00 s", "2 min 05 s",
+    ]  # fmt: skip
+
+
+def test_what_a_bucket_holds_moves_no_cursor() -> None:
+    assert output.printable("é\x1b[2J\n\u202e") == "é\\x1b[2J\\n\\u202e"
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2025-12-10T12:00", datetime(2025, 12, 10, 11, 0, tzinfo=UTC)),
+        ("2025-07-10 12:00:30", datetime(2025, 7, 10, 10, 0, 30, tzinfo=UTC)),
+        ("2025-12-10T12:00Z", datetime(2025, 12, 10, 12, 0, tzinfo=UTC)),
+        ("2025-12-10T12:00+05:00", datetime(2025, 12, 10, 7, 0, tzinfo=UTC)),
+        ("2025-12-10", datetime(2025, 12, 9, 23, 0, tzinfo=UTC)),
+    ],
+)
+def test_a_time_without_an_offset_is_of_the_configured_zone(text: str, moment: datetime) -> None:
+    assert parse_moment(text, AMSTERDAM) == moment
+
+
+@pytest.mark.parametrize("text", ["", "noon", "2025-13-01", "-1", "10:00"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        parse_moment(text, AMSTERDAM)
+
+
+def test_a_new_database_is_named_like_its_backup_and_never_too_long() -> None:
+    label = datetime(2025, 12, 16, 23, 0)  # noqa: DTZ001 - a label has no zone
+    assert new_database(BackupName("ahold_options", label)) == "ahold_options_2025_12_16_230000"
+    long = new_database(BackupName("é" * 31, label))
+    assert long == "é" * 22 + "_2025_12_16_230000"
+    assert len(long.encode()) == 62

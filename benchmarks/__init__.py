@@ -1,0 +1,1 @@
+"""Comparisons within one run, on servers of their own; `python -m benchmarks` prints a table."""
