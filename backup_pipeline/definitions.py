@@ -10,7 +10,7 @@ from backup_pipeline.settings import load_settings
 
 _settings = load_settings()
 _assets = database_assets(_settings)
-_job = backup_job(_settings, _assets)
+_job = backup_job(_assets)
 
 defs = dg.Definitions(
     assets=_assets,

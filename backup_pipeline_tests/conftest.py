@@ -52,7 +52,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Put them back, for whoever runs pytest inside a larger program."""
     for name in _HERMETIC:
         os.environ.pop(name, None)
-    os.environ.update(config.stash[OUTSIDE])
+    outside = config.stash[OUTSIDE]
+    os.environ.update(outside)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -68,6 +69,17 @@ def pytest_report_header(config: pytest.Config) -> str:
 def outside(request: pytest.FixtureRequest) -> Mapping[str, str]:
     """The variables that were set where pytest was started, and that no test sees."""
     return request.config.stash[OUTSIDE]
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A directory for the data of a server, removed afterwards.
+
+    For root, the directories above a PostgreSQL's data become enterable; pytest, when it starts,
+    closes those above `tmp_path` again.
+    """
+    with tempfile.TemporaryDirectory(prefix="backup-pipeline-") as directory:
+        yield Path(directory)
 
 
 # PostgreSQL

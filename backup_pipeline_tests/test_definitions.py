@@ -6,13 +6,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
-import yaml
-
-from backup_pipeline.definitions import defs
-from backup_pipeline.defs.jobs import DATABASE_TAG
+from dagster._core.instance.config import PoolGranularity
 
 ROOT = Path(__file__).parent.parent
 SECRETS = {
@@ -30,8 +28,21 @@ took = time.process_time() - begun
 heavy = {"boto3", "botocore", "psycopg", "dagster_aws", "apprise"} & set(sys.modules)
 from dagster._core.remote_representation.external_data import RepositorySnap
 from dagster_shared.serdes import serialize_value
-shown = serialize_value(RepositorySnap.from_def(defs.get_repository_def()))
-print(json.dumps({"took": took, "shown": shown, "heavy": sorted(heavy)}))
+repository = defs.get_repository_def()
+assets = repository.asset_graph
+print(json.dumps({
+    "took": took,
+    "heavy": sorted(heavy),
+    "assets": {
+        key.to_user_string(): [up.to_user_string() for up in assets.get(key).parent_keys]
+        for key in assets.get_all_asset_keys()
+    },
+    "jobs": [job.name for job in repository.get_all_jobs()],
+    "pools": sorted({pool for node in assets.assets_defs for pool in node.op.pools}),
+    "schedules": {each.name: each.job_name for each in repository.schedule_defs},
+    "resources": sorted(defs.resources),
+    "shown": serialize_value(RepositorySnap.from_def(repository)),
+}))
 """
 
 
@@ -45,37 +56,42 @@ def run(
     )
 
 
-def test_the_names_that_operators_know() -> None:
-    graph = defs.resolve_asset_graph()
-    assert {
-        key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys}
-        for key in graph.get_all_asset_keys()
-    } == {
-        "ahold_options/database_dump": set(),
-        "ahold_options/verified_backup": {"ahold_options/database_dump"},
-        "ahold_options/pruned_bucket": {"ahold_options/verified_backup"},
-    }
-    repository = defs.get_repository_def()
-    assert {job.name for job in repository.get_all_jobs()} - {"__ASSET_JOB"} == {
-        "database_backup_pipeline"
-    }
-    assert {schedule.name for schedule in repository.schedule_defs} == {"daily_backup"}
-    assert set(defs.resources or {}) == {"postgres", "bucket", "notifier"}
-
-
-def test_the_project_loads_without_a_connection_a_secret_or_a_slow_import(tmp_path: Path) -> None:
-    loaded = run(["-c", LOAD], tmp_path)
+def load(home: Path, **given: str) -> dict[str, Any]:
+    loaded = run(["-c", LOAD], home, **given)
     assert loaded.returncode == 0, loaded.stderr
-    result = json.loads(loaded.stdout)
-    assert result["heavy"] == []
-    assert result["took"] < 1  # seconds of this process beyond `import dagster`
-
-
-def test_nothing_that_dagster_shows_of_the_project_holds_a_secret(tmp_path: Path) -> None:
-    loaded = run(["-c", LOAD], tmp_path, **SECRETS)
-    assert loaded.returncode == 0, loaded.stderr
-    assert "ahold_options" in loaded.stdout
     assert "canary" not in loaded.stdout + loaded.stderr
+    result = json.loads(loaded.stdout)
+    assert isinstance(result, dict)
+    return result
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The project, loaded with an empty environment."""
+    return load(tmp_path_factory.mktemp("home"))
+
+
+def test_the_names_that_operators_know(loaded: dict[str, Any]) -> None:
+    assert loaded["assets"] == {
+        "ahold_options/database_dump": [],
+        "ahold_options/verified_backup": ["ahold_options/database_dump"],
+        "ahold_options/pruned_bucket": ["ahold_options/verified_backup"],
+    }
+    assert set(loaded["jobs"]) - {"__ASSET_JOB"} == {"database_backup_pipeline"}
+    assert loaded["pools"] == ["ahold_options"]
+    assert loaded["schedules"] == {"daily_backup": "database_backup_pipeline"}
+    assert loaded["resources"] == ["bucket", "notifier", "postgres"]
+
+
+def test_it_loads_without_a_connection_or_a_slow_import(loaded: dict[str, Any]) -> None:
+    assert loaded["heavy"] == []
+    assert loaded["took"] < 1  # seconds of this process beyond `import dagster`
+
+
+def test_nothing_that_dagster_shows_of_it_holds_a_secret(tmp_path: Path) -> None:
+    shown = load(tmp_path, **SECRETS)["shown"]
+    assert "ahold_options" in shown
+    assert "canary" not in shown
 
 
 @pytest.mark.parametrize("how", [[], ["-w", "workspace.yaml"]], ids=["pyproject", "workspace"])
@@ -86,9 +102,9 @@ def test_both_ways_of_starting_dagster_find_the_project(tmp_path: Path, how: lis
 
 
 def test_a_setting_that_can_not_be_used_is_named_when_the_project_loads(tmp_path: Path) -> None:
-    refused = run(["-m", "dagster", "definitions", "validate"], tmp_path, BACKUP_RETENTION_DAYS="x")
+    refused = run(["-c", "import backup_pipeline.definitions"], tmp_path, BACKUP_RETENTION_DAYS="x")
     assert refused.returncode != 0
-    assert "BACKUP_RETENTION_DAYS can't be used" in refused.stdout + refused.stderr
+    assert "BACKUP_RETENTION_DAYS can't be used" in refused.stderr
 
 
 def test_the_instance_file_is_one_that_dagster_accepts(tmp_path: Path) -> None:
@@ -97,12 +113,7 @@ def test_the_instance_file_is_one_that_dagster_accepts(tmp_path: Path) -> None:
         assert not instance.telemetry_enabled
         assert instance.run_monitoring_enabled
         assert not instance.run_retries_enabled
+        pools = instance.get_concurrency_config().pool_config
+        assert pools.pool_granularity is PoolGranularity.RUN
+        assert pools.default_pool_limit == 1
         assert instance.storage_directory().startswith(str(tmp_path))
-
-
-def test_the_limit_of_one_run_per_database_goes_by_the_tag_of_the_job() -> None:
-    config = yaml.safe_load((ROOT / "dagster.yaml").read_text())
-    (limit,) = config["concurrency"]["runs"]["tag_concurrency_limits"]
-    assert limit == {"key": DATABASE_TAG, "value": {"applyLimitPerUniqueValue": True}, "limit": 1}
-    job = defs.resolve_job_def("database_backup_pipeline")
-    assert job.run_tags[DATABASE_TAG] == "ahold_options"

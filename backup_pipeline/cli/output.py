@@ -6,7 +6,7 @@ Results go to stdout; everything else goes to stderr.
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Concatenate
@@ -35,8 +35,9 @@ class Table:
     """Rows for people, and the same for programs."""
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    plain: Sequence[Sequence[str]] = ()
+    rows: Iterable[Sequence[str]]
+    """Read once, and only on a terminal; so it may be a generator."""
+    plain: Iterable[Sequence[str]] | None = None
     """What goes between tabs where nobody looks; without it the rows themselves."""
     right: frozenset[str] = field(default_factory=frozenset)
     """The columns whose cells are aligned to the right."""
@@ -69,12 +70,14 @@ class Output:
         if self.as_json:
             return
         if not self.terminal:
-            for row in table.plain or table.rows:
-                click.echo("\t".join(printable(cell) for cell in row))
-        elif len(table.rows) > _MOST_STYLED:
-            _print_columns(table)
+            rows = table.rows if table.plain is None else table.plain
+            _print("\t".join(map(printable, row)) for row in rows)
+            return
+        rows = list(table.rows)
+        if len(rows) > _MOST_STYLED:
+            _print(_columns([table.columns, *rows]))
         else:
-            _print_styled(table)
+            _print_styled(table, rows)
 
     @contextmanager
     def progress(self) -> "Iterator[Report]":
@@ -101,18 +104,24 @@ def command(run: Callable[Concatenate[Output, ...], None]) -> Callable[..., None
 
 def printable(text: str) -> str:
     """Text that moves no cursor and starts no line, whatever a bucket's keys may hold."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
-def _print_columns(table: Table) -> None:
-    rows = [tuple(table.columns), *table.rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(table.columns))]
+def _print(lines: Iterable[str]) -> None:
+    if text := "\n".join(lines):
+        click.echo(text)
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (printable(cell).ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+        yield "  ".join(cells).rstrip()
 
 
-def _print_styled(table: Table) -> None:
+def _print_styled(table: Table, rows: Sequence[Sequence[str]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table as Drawn
@@ -126,7 +135,7 @@ def _print_styled(table: Table) -> None:
             overflow="fold",
             no_wrap=column in table.right,
         )
-    for row in table.rows:
+    for row in rows:
         drawn.add_row(*(Text(printable(cell), style=_STYLES.get(cell, "")) for cell in row))
     Console().print(drawn)
 

@@ -51,7 +51,7 @@ def _backups_table(backups: "Sequence[Backup]", now: datetime, zone: "ZoneInfo")
     return Table(
         columns=("backup", "taken at", "age", "size", "SQL", "rows", "state"),
         right=frozenset({"age", "size", "SQL", "rows"}),
-        rows=[
+        rows=(
             (
                 str(backup.name),
                 words.local(backup.taken_at, zone),
@@ -62,8 +62,8 @@ def _backups_table(backups: "Sequence[Backup]", now: datetime, zone: "ZoneInfo")
                 str(backup.state),
             )
             for backup in backups
-        ],
-        plain=[
+        ),
+        plain=(
             (
                 str(backup.name),
                 words.iso(backup.taken_at),
@@ -72,7 +72,7 @@ def _backups_table(backups: "Sequence[Backup]", now: datetime, zone: "ZoneInfo")
                 str(backup.state),
             )
             for backup in backups
-        ],
+        ),
     )
 
 

@@ -34,7 +34,7 @@ def utc_now() -> datetime:
 
 
 def key_prefix(database: str) -> str:
-    """A database's name as the first step of its asset keys and as the name of their group.
+    """A database's name as the first step of its asset keys, and the name of their group and pool.
 
     Dagster takes letters, digits and `_` only; a name with anything else gets a hash of itself, so
     that no two databases share one.
@@ -58,6 +58,7 @@ def _database_dump(settings: Settings, clock: Clock) -> dg.AssetsDefinition:
     @dg.asset(
         key_prefix=group,
         group_name=group,
+        pool=group,
         kinds={"postgres", "s3"},
         code_version="1",
         hooks={on_failure(database, "dump")},
@@ -91,6 +92,7 @@ def _verified_backup(settings: Settings, clock: Clock, dump: dg.AssetKey) -> dg.
     @dg.asset(
         key_prefix=group,
         group_name=group,
+        pool=group,
         deps=[dump],
         kinds={"s3"},
         code_version="1",
@@ -127,6 +129,7 @@ def _pruned_bucket(
     @dg.asset(
         key_prefix=group,
         group_name=group,
+        pool=group,
         deps=[verified],
         kinds={"s3"},
         code_version="1",

@@ -45,7 +45,7 @@ def _all_free(ports: tuple[int, ...], offset: int) -> bool:
         with contextlib.ExitStack() as held:
             for port in {*ports, *(port + offset for port in ports)}:
                 held.enter_context(_bound(port))
-    except OSError:
+    except (OSError, OverflowError):
         return False
     return True
 

@@ -141,7 +141,7 @@ class EmbeddedPostgres(EmbeddedServer):
         import psycopg
 
         try:
-            psycopg.connect(self.dsn(), connect_timeout=5).close()
+            psycopg.connect(self.dsn(), connect_timeout=2).close()
         except psycopg.OperationalError:
             return False
         return True

@@ -59,8 +59,8 @@ class S3Access:
             "AWS_DEFAULT_REGION": self.region,
         }
 
-    def client(self, *, attempts: int = 5) -> "S3Client":
-        """A boto3 client that reads no configuration but this."""
+    def client(self, *, attempts: int = 5, timeout: float = 60) -> "S3Client":
+        """A boto3 client that reads no configuration but this; `timeout` in seconds."""
         import boto3
         from botocore.config import Config
 
@@ -72,7 +72,7 @@ class S3Access:
             region_name=self.region,
             config=Config(
                 connect_timeout=5,
-                read_timeout=60,
+                read_timeout=timeout,
                 retries={"mode": "standard", "total_max_attempts": attempts},
                 s3={"addressing_style": "path"},
             ),
@@ -99,6 +99,7 @@ class EmbeddedS3(EmbeddedServer):
     port_count = len(_SERVICES)
     port_offset = 10_000
     """How far weed's gRPC ports are from the others; one of its parts counts on just that."""
+    port_taken = "is not available on"
 
     def __init__(self, data_dir: Path) -> None:
         super().__init__(data_dir)
@@ -172,7 +173,7 @@ class EmbeddedS3(EmbeddedServer):
         """Whether a signed ListBuckets succeeds."""
         from botocore.exceptions import BotoCoreError, ClientError
 
-        self._client = self._client or self.access.client(attempts=1)
+        self._client = self._client or self.access.client(attempts=1, timeout=2)
         try:
             self._client.list_buckets()
         except (BotoCoreError, ClientError):

@@ -27,6 +27,8 @@ class EmbeddedServer(ABC):
     port_count: ClassVar[int]
     port_offset: ClassVar[int] = 0
     """For each port, the one this far above it is used too."""
+    port_taken: ClassVar[str] = "address already in use"
+    """What its log says, in any case of letters, when somebody else has one of its ports."""
     start_timeout: ClassVar[float] = 60.0
     lock_timeout: float = 15.0
     """Seconds to wait for a server whose owner was killed, and which is still stopping."""
@@ -87,7 +89,7 @@ class EmbeddedServer(ABC):
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(self.stop)
             deadline = time.monotonic() + self.start_timeout
-            while not self.answers():
+            while not (self._running() and self.answers()):
                 if not self._running() and not self._relaunch():
                     raise self._failure("did not start")
                 if time.monotonic() > deadline:
@@ -118,7 +120,7 @@ class EmbeddedServer(ABC):
 
     def _relaunch(self) -> bool:
         """Try other ports, if somebody else took one in the moment before the server did."""
-        if "address already in use" not in self._log_text().lower():
+        if self.port_taken not in self._log_text().lower():
             return False
         self._end()
         forget_ports(self.beside(".ports"))

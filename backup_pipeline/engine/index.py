@@ -13,7 +13,7 @@ from backup_pipeline.engine.documents import from_json, to_json
 from backup_pipeline.engine.model import Act, Evidence, EvidenceEntry, Manifest
 from backup_pipeline.engine.names import Keys
 from backup_pipeline.engine.store import ObjectStore
-from backup_pipeline.errors import ObjectMissing, VerificationFailed
+from backup_pipeline.errors import StoreError, VerificationFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +64,13 @@ class _Index:
 
 
 def read_index(store: ObjectStore, keys: Keys) -> dict[str, Entry]:
-    """Entries by backup name; none when there is no index or it can't be read as one."""
+    """Entries by backup name; none when there is no index or it can't be read.
+
+    Whatever ails the store will show again where the documents themselves are read.
+    """
     try:
         return from_json(_Index, b"".join(store.read(keys.index)), keys.index).entries
-    except (ObjectMissing, VerificationFailed):
+    except (StoreError, VerificationFailed):
         return {}
 
 

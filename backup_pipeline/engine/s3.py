@@ -8,13 +8,15 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from backup_pipeline.engine.s3_client import S3Connection, connect
+from backup_pipeline.engine.s3_client import S3Connection, connect, read_time
 from backup_pipeline.engine.s3_errors import error_code, from_botocore
+from backup_pipeline.engine.s3_listing import objects_of
 from backup_pipeline.engine.store import ObjectInfo, Part, UploadInfo
 from backup_pipeline.errors import (
     BucketMissing,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import (
         GetObjectOutputTypeDef,
         GetObjectRequestTypeDef,
+        ListObjectsV2OutputTypeDef,
         ListObjectsV2RequestTypeDef,
         PutObjectRequestTypeDef,
     )
@@ -115,21 +118,17 @@ class S3Store:
             client.delete_object(Bucket=self._bucket, Key=key)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Every object whose key starts with `prefix`, asked for by pages of 1,000."""
-        request: ListObjectsV2RequestTypeDef = {"Bucket": self._bucket, "Prefix": prefix}
-        while True:
-            with self._asking("ListObjectsV2", prefix) as client:
-                page = client.list_objects_v2(**request)
-            for entry in page.get("Contents", ()):
-                yield ObjectInfo(
-                    entry["Key"],
-                    entry["Size"],
-                    entry["ETag"].strip('"'),
-                    entry["LastModified"].astimezone(UTC),
-                )
-            if not page["IsTruncated"]:
-                return
-            request["ContinuationToken"] = page["NextContinuationToken"]
+        """Every object whose key starts with `prefix`.
+
+        Asked for by pages of 1,000, each while the one before it is read.
+        """
+        page = self._page(prefix)
+        with ThreadPoolExecutor(1) as ahead:
+            while page["IsTruncated"]:
+                following = ahead.submit(self._page, prefix, page["NextContinuationToken"])
+                yield from objects_of(page, read_time)
+                page = following.result()
+        yield from objects_of(page, read_time)
 
     def create_upload(self, key: str, metadata: Mapping[str, str]) -> str:
         """Begin a multipart upload; gives its id."""
@@ -194,6 +193,13 @@ class S3Store:
             if arrivals is not None:
                 active_at = max(arrivals, default=upload.active_at)
                 yield UploadInfo(upload.key, upload.upload_id, active_at)
+
+    def _page(self, prefix: str, token: str = "") -> "ListObjectsV2OutputTypeDef":
+        request: ListObjectsV2RequestTypeDef = {"Bucket": self._bucket, "Prefix": prefix}
+        if token:
+            request["ContinuationToken"] = token
+        with self._asking("ListObjectsV2", prefix) as client:
+            return client.list_objects_v2(**request)
 
     def _begun(self, prefix: str) -> Sequence[UploadInfo]:
         with self._asking("ListMultipartUploads", prefix) as client:

@@ -1,5 +1,6 @@
 """Fixtures for tests of the Dagster project."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,15 @@ import dagster as dg
 import pytest
 
 from backup_pipeline_tests.defs.project import Project, projects
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_they_were() -> Iterator[None]:
+    """A run in this process leaves SIGTERM in the hands of Dagster's way with SIGINT."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, action in before.items():
+        signal.signal(number, action)
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ class Project:
         self.assets = database_assets(self.settings, self.clock)
         self.defs = dg.Definitions(
             assets=self.assets,
-            jobs=[backup_job(self.settings, self.assets)],
+            jobs=[backup_job(self.assets)],
             resources={
                 "postgres": self.postgres,
                 "bucket": self.bucket,

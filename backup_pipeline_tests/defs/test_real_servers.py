@@ -43,9 +43,7 @@ def run(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
     """Load the project as Dagster would, from the environment, and run its job."""
     settings = load_settings()
     assets = database_assets(settings)
-    defs = dg.Definitions(
-        assets=assets, jobs=[backup_job(settings, assets)], resources=resources(settings)
-    )
+    defs = dg.Definitions(assets=assets, jobs=[backup_job(assets)], resources=resources(settings))
     return defs.resolve_job_def(JOB).execute_in_process(instance=instance, raise_on_error=False)
 
 

@@ -17,7 +17,7 @@ NEW_YEAR = datetime(2026, 1, 1, tzinfo=AMSTERDAM)
 
 
 def schedule_of(settings: Settings) -> dg.ScheduleDefinition:
-    return backup_schedule(settings, backup_job(settings, database_assets(settings)))
+    return backup_schedule(settings, backup_job(database_assets(settings)))
 
 
 def ticks_of_2026(schedule: dg.ScheduleDefinition) -> list[datetime]:

@@ -20,7 +20,7 @@ from backup_pipeline.engine.documents import from_json, to_json
 from backup_pipeline.engine.index import write_index
 from backup_pipeline.engine.model import Act, Backup, EvidenceEntry, Manifest, State, Stray
 from backup_pipeline.engine.names import BackupName, Kind
-from backup_pipeline.errors import NotFound, ObjectMissing, VerificationFailed
+from backup_pipeline.errors import NotFound, ObjectMissing, StoreUnreachable, VerificationFailed
 from backup_pipeline_tests.fakes import MemoryStore
 from backup_pipeline_tests.made_backups import (
     DATABASE,
@@ -39,6 +39,7 @@ class CountingStore(MemoryStore):
         super().__init__()
         self.reads: list[str] = []
         self.vanishing: set[str] = set()
+        self.broken: set[str] = set()
 
     def read(
         self, key: str, start: int = 0, length: int | None = None, *, etag: str | None = None
@@ -46,6 +47,8 @@ class CountingStore(MemoryStore):
         self.reads.append(key)
         if key in self.vanishing:
             raise ObjectMissing(f"there is no {key!r}")
+        if key in self.broken:
+            raise StoreUnreachable(f"no answer for {key!r}")
         return super().read(key, start, length, etag=etag)
 
 
@@ -301,10 +304,16 @@ def test_a_dump_that_was_verified_after_its_expiry_is_not_deletable(store: Count
     assert not any(stray.deletable for stray in strays(store).values())
 
 
-def test_an_expiry_says_nothing_of_the_state(store: CountingStore) -> None:
-    name = make_backup(store, days_ago(1))
+@pytest.mark.parametrize(
+    ("verified", "state"),
+    [(True, State.VERIFIED), (False, State.FAILED), (None, State.UNVERIFIED)],
+)
+def test_an_expiry_says_nothing_of_the_state(
+    store: CountingStore, verified: bool | None, state: State
+) -> None:
+    name = make_backup(store, days_ago(1), verified=verified)
     make_evidence(store, name, act=Act.EXPIRE)
-    assert the_backup(store).state is State.VERIFIED
+    assert the_backup(store).state is state
 
 
 @pytest.mark.parametrize(
@@ -363,6 +372,21 @@ def test_a_damaged_index_loses_nothing_and_is_no_stray(store: CountingStore, bod
     plain = read_catalog(store, KEYS)
     store.put(KEYS.index, body)
     assert read_catalog(store, KEYS) == plain
+
+
+def test_an_index_that_the_store_can_not_give_loses_nothing(store: CountingStore) -> None:
+    make_backup(store, days_ago(1))
+    plain = read_catalog(store, KEYS)
+    indexed(store)
+    store.broken.add(KEYS.index)
+    assert read_catalog(store, KEYS) == plain
+
+
+def test_a_manifest_that_the_store_can_not_give_ends_the_reading(store: CountingStore) -> None:
+    name = make_backup(store, days_ago(1))
+    store.broken.add(KEYS.of(name, Kind.MANIFEST))
+    with pytest.raises(StoreUnreachable):
+        read_catalog(store, KEYS)
 
 
 def test_an_index_with_names_that_are_none_is_read_without_them(store: CountingStore) -> None:

@@ -106,6 +106,8 @@ def test_clocks_that_differ_are_told(
     findings = found(server, MemoryStore(), [postgres.bin_dir], timedelta(minutes=minutes))
     for subject in ("PostgreSQL's clock", "the store's clock"):
         assert (findings[subject].level, findings[subject].exit_code) == (level, exit_code)
+        way = "agrees" if level is Level.OK else "behind" if minutes > 0 else "ahead of"
+        assert way in findings[subject].message
 
 
 def a_pg_dump(directory: Path, version: str) -> Path:

@@ -1,13 +1,13 @@
 """The quick reader of listings gives exactly what botocore's own reader gives."""
 
-from datetime import datetime
 from typing import Any
 
 import botocore.session
 import pytest
 
-from backup_pipeline.engine.s3_client import _read_time
-from backup_pipeline.engine.s3_listing import split_listing
+from backup_pipeline.engine.s3_client import read_time
+from backup_pipeline.engine.s3_listing import objects_of, split
+from backup_pipeline.errors import StoreError
 
 HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n'
 NAMESPACE = ' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
@@ -41,20 +41,30 @@ def read_by_botocore(body: bytes) -> dict[str, Any]:
     "body",
     [
         listing(),
-        listing(entry("b/a.sql.gz"), entry("b/%C3%A9+%25&amp;.sql.gz")),
+        listing(entry("b/a.sql.gz"), entry("b/+%25&amp;.sql.gz")),
         listing(entry("b/owned", extra="<Owner><ID>1</ID><DisplayName>n</DisplayName></Owner>")),
+        listing(
+            entry("b/typed", extra='<Owner xsi:type="CanonicalUser"><ID>1</ID></Owner>'),
+            namespace=f'{NAMESPACE} xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"',
+        ),
         listing(entry("b/plain"), namespace=""),
+        listing(entry("b/ünïcödé")),
     ],
-    ids=["empty", "two", "owner", "no namespace"],
+    ids=["empty", "two", "owner", "typed owner", "no namespace", "not ASCII"],
 )
 def test_the_objects_and_the_rest_are_what_botocore_reads(body: bytes) -> None:
     expected = read_by_botocore(body)
-    rest, contents = split_listing(body, _read_time)
-    found = {**read_by_botocore(rest), **({"Contents": contents} if contents else {})}
-    for each in expected.get("Contents", ()):
-        for unused in ("StorageClass", "Owner"):
-            each.pop(unused, None)
-    assert found == expected
+    whole = list(objects_of(expected, read_time))
+    rest, objects = split(body)
+    page = read_by_botocore(rest)
+    assert list(objects_of({**page, "UnreadContents": objects}, read_time)) == whole
+    assert page == {name: each for name, each in expected.items() if name != "Contents"}
+
+
+def test_keys_are_decoded_where_the_store_encoded_them() -> None:
+    rest, objects = split(listing(entry("b/%C3%A9+%2B%0A")))
+    page = {**read_by_botocore(rest), "UnreadContents": objects, "EncodingType": "url"}
+    assert [info.key for info in objects_of(page, read_time)] == ["b/é +\n"]
 
 
 @pytest.mark.parametrize(
@@ -62,17 +72,22 @@ def test_the_objects_and_the_rest_are_what_botocore_reads(body: bytes) -> None:
     [
         b"",
         b"not xml",
-        listing(entry("b/x"))[:-20],
-        listing("<Contents><Key>x</Key></Contents>"),
-        listing(entry("b/x").replace("1234", "many")),
-        listing(entry("b/x").replace("2025", "year")),
         b"<Error><Code>SlowDown</Code></Error>",
+        listing(entry("b/x")).replace(b"Contents>", b"s3:Contents>"),
+        listing(entry("b/x"), "<NextContinuationToken>u</NextContinuationToken>", entry("b/y"))
+        .replace(b"<NextContinuationToken>t</NextContinuationToken>", b""),
     ],
-)
-def test_what_can_not_be_read_is_left_to_botocore(body: bytes) -> None:
-    def strictly(text: Any) -> datetime:
-        return datetime.fromisoformat(text)
+    ids=["empty", "no XML", "error", "prefixed", "scattered"],
+)  # fmt: skip
+def test_a_page_of_an_unusual_form_is_left_to_botocore(body: bytes) -> None:
+    assert split(body) == (body, b"")
 
-    rest, contents = split_listing(body, strictly)
-    assert contents == []
-    assert rest == body or b"SlowDown" in rest
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [("1234", "many"), ("2025", "year"), ("<Size>", "<Sise>"), ("<Key>b/x</Key>", "")],
+)
+def test_objects_that_can_not_be_read_are_an_error(good: str, bad: str) -> None:
+    _, objects = split(listing(entry("b/x").replace(good, bad)))
+    with pytest.raises(StoreError, match="can't be read"):
+        list(objects_of({"UnreadContents": objects}, read_time))

@@ -1,0 +1,62 @@
+"""Processes that own servers, to be killed; and what they leave behind."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+
+@contextmanager
+def owner(script: str, *arguments: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A Python process of its own that runs `script`; killed at the end if it still lives."""
+    with subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def line_of(process: "subprocess.Popen[str]") -> str:
+    """The next line that a process prints."""
+    assert process.stdout
+    return process.stdout.readline().strip()
+
+
+def descendants(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    """All that a process has started, and what those have."""
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def survivors(processes: list[psutil.Process], timeout: float = 15) -> list[psutil.Process]:
+    """Those that have not ended within some seconds."""
+    deadline = time.monotonic() + timeout
+    while (alive := [each for each in processes if _lives(each)]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return alive
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether it runs; one that has ended stays a zombie until its parent looks."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def listening_addresses(processes: list[psutil.Process]) -> set[str]:
+    """The addresses on which processes accept TCP connections."""
+    return {
+        connection.laddr.ip
+        for process in processes
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
