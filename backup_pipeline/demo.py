@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from backup_pipeline.settings import Settings
 
 JOB = "database_backup_pipeline"
-_DAGSTER_YAML = "telemetry:\n  enabled: false\n"
 
 
 def run_demo(directory: Path, *, megabytes: int = 80) -> None:
@@ -89,7 +89,7 @@ def _run_job(console: "Console", directory: Path) -> None:
     log = directory / "job.log"
     arguments = ["job", "execute", "-m", "backup_pipeline.definitions", "-j", JOB]
     with (
-        _step(console, f"Running the Dagster job [bold]{JOB}[/bold]: dump, verify, prune, notify"),
+        _step(console, f"Running the Dagster job [bold]{JOB}[/bold]"),
         log.open("wb") as output,
     ):
         if code := _dagster(directory, arguments, output):
@@ -100,7 +100,8 @@ def _dagster(directory: Path, arguments: Sequence[str], output: IO[bytes] | None
     """Run the `dagster` command on an instance of its own; gives its exit code."""
     home = (directory / "dagster").absolute()
     home.mkdir(exist_ok=True)
-    (home / "dagster.yaml").write_text(_DAGSTER_YAML)
+    instance = files("backup_pipeline") / "dagster.yaml"
+    (home / "dagster.yaml").write_bytes(instance.read_bytes())
     process = subprocess.Popen(
         [sys.executable, "-m", "dagster", *arguments],
         env={**os.environ, "DAGSTER_HOME": str(home)},
@@ -127,18 +128,18 @@ def _show_backups(console: "Console", settings: "Settings") -> "Backup":
     catalog = read_catalog(settings.store(), settings.keys(), settings.database)
     latest = newest(catalog.backups, datetime.now(UTC))
     assert latest is not None
-    table = Table("backup", "taken", "size", "SQL", "rows", "made in", "state", box=None)
-    table.columns[0].no_wrap = True
+    table = Table("backup", "size", "SQL", "rows", "made in", "state", box=None, pad_edge=False)
     for backup in catalog.backups:
         table.add_row(
             str(backup.name),
-            words.age(datetime.now(UTC) - backup.taken_at) + " ago",
             words.size(backup.size),
             words.size(backup.raw_length),
             f"{backup.rows:,}",
             words.seconds(backup.duration),
             f"[green]{backup.state}[/green]",
         )
+    for column in table.columns:
+        column.no_wrap = True
     console.print(f"\nThe bucket [bold]{settings.bucket}[/bold] now holds\n")
     console.print(table, "")
     return latest
@@ -174,7 +175,7 @@ def _compare(console: "Console", settings: "Settings", restored: str) -> None:
         server.using(restored).connect() as other,
     ):
         source, copy = read_contents(one), read_contents(other)
-    table = Table("table", "rows", "restored", "", box=None)
+    table = Table("table", "rows", "restored", "", box=None, pad_edge=False)
     for name in sorted({*source.tables, *copy.tables}):
         here, there = source.tables.get(name), copy.tables.get(name)
         verdict = "[green]equal[/green]" if here == there else "[red]different[/red]"
@@ -192,9 +193,9 @@ def _compare(console: "Console", settings: "Settings", restored: str) -> None:
 
 def _say_what_next(console: "Console", directory: Path) -> None:
     console.print(
-        "What next?\n"
-        "  [bold]make dev[/bold]    the same servers with the Dagster UI, on "
-        "http://127.0.0.1:3000; while it runs, in another shell\n"
-        f"  [bold]. {directory}/env && .venv/bin/backup-pipeline list[/bold]\n"
-        "  and README.md, 'Your own database', for yours\n"
+        "What next?\n\n"
+        "  [bold]make dev[/bold]                            "
+        "the same servers with the Dagster UI\n"
+        f"  [bold]. {directory}/env[/bold]              meanwhile, in another shell:\n"
+        "  [bold].venv/bin/backup-pipeline list[/bold]      and whatever README.md lists\n"
     )

@@ -52,9 +52,8 @@ def ask(server: EmbeddedPostgres, query: str) -> str:
         return str(row[0])
 
 
-def processes_of(server: EmbeddedPostgres) -> list[psutil.Process]:
-    postmaster = psutil.Process(int((server.data_dir / "postmaster.pid").read_text().split()[0]))
-    return [postmaster, *postmaster.children(recursive=True)]
+def postmaster_of(server: EmbeddedPostgres) -> psutil.Process:
+    return psutil.Process(int((server.data_dir / "postmaster.pid").read_text().split()[0]))
 
 
 def mode(path: Path) -> int:
@@ -69,13 +68,12 @@ def test_every_version_runs_in_utc_and_utf8(any_postgres: EmbeddedPostgres) -> N
 
 
 def test_nothing_but_the_loopback_address_listens(any_postgres: EmbeddedPostgres) -> None:
-    processes = processes_of(any_postgres)
-    assert listening_addresses(processes) == {LOOPBACK}
+    assert listening_addresses([postmaster_of(any_postgres)]) == {LOOPBACK}
     assert ask(any_postgres, "SHOW unix_socket_directories") == ""
 
 
 def test_it_never_runs_as_root(any_postgres: EmbeddedPostgres) -> None:
-    assert all(process.uids().effective != 0 for process in processes_of(any_postgres))
+    assert postmaster_of(any_postgres).uids().effective != 0
 
 
 def test_another_password_is_refused(postgres: EmbeddedPostgres) -> None:
@@ -92,8 +90,7 @@ def test_the_password_is_nobody_elses_to_read(postgres: EmbeddedPostgres) -> Non
     assert mode(postgres.beside(".password")) == 0o600
     assert mode(postgres.data_dir) == 0o700
     assert postgres.password not in repr(postgres)
-    for process in processes_of(postgres):
-        assert postgres.password not in " ".join(process.cmdline())
+    assert postgres.password not in " ".join(postmaster_of(postgres).cmdline())
 
 
 def test_a_database_of_any_name_can_be_addressed(postgres: EmbeddedPostgres) -> None:
@@ -112,7 +109,8 @@ def test_the_next_start_finds_the_data_the_password_and_the_port(own: EmbeddedPo
 
 def test_after_stop_nothing_runs(own: EmbeddedPostgres) -> None:
     own.start()
-    processes = processes_of(own)
+    postmaster = postmaster_of(own)
+    processes = [postmaster, *postmaster.children(recursive=True)]
     own.stop()
     own.stop()
     assert survivors(processes, 0) == []
