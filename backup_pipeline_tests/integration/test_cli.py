@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -185,13 +187,20 @@ def answered(machine: Machine, answer: bytes, arguments: Sequence[str]) -> tuple
     ) as process:
         assert process.stdin
         assert process.stdout
-        said = b""
-        while piece := os.read(process.stdout.fileno(), 4096):
+        said, typed = b"", False
+        while True:
+            heard, _, _ = select.select([process.stdout], [], [], 0.5)
+            piece = os.read(process.stdout.fileno(), 4096) if heard else b""
             said += piece
-            if b"[y/N]: " in said and answer:
-                process.stdin.write(answer)
-                process.stdin.flush()
-                answer = b""
+            if heard and not piece:
+                break
+            # Typed again while nothing happens: Python loses a Ctrl-C that comes in the moment
+            # between its prompt and its reading.
+            if answer and b"[y/N]: " in said and not (typed and heard):
+                typed = True
+                with suppress(BrokenPipeError):
+                    process.stdin.write(answer)
+                    process.stdin.flush()
     return process.returncode, said.decode()
 
 
