@@ -12,7 +12,8 @@
     │   ├── NotConfirmed                    restore: nobody said yes
     │   └── ClientTooOld                    no pg_dump on this machine can read the server
     ├── NotFound                        4   no such backup, table or database
-    ├── PostgresUnreachable             5   no connection, or it was refused
+    ├── PostgresUnreachable             5   no connection could be made
+    │   └── PostgresDenied                  the server answered, and refused the login
     ├── PostgresFailed                  1   the server or one of its tools reported an error
     │   └── ChildFailed                     pg_dump or another child ended badly
     ├── StoreError                      6   the object store did not do as asked
@@ -101,6 +102,12 @@ class PostgresUnreachable(BackupPipelineError):
 
     exit_code = 5
     default_hint = "Check PGHOST, PGPORT, PGUSER and the password; `backup-pipeline check` helps."
+
+
+class PostgresDenied(PostgresUnreachable):
+    """The server answered and refused the login: role, password, database or pg_hba.conf."""
+
+    default_hint = "Check PGUSER, PGDATABASE and the password, and the server's pg_hba.conf."
 
 
 class PostgresFailed(BackupPipelineError):

@@ -109,14 +109,17 @@ def _plan(settings: "Settings", choice: Choice, into: str | None, *, replace: bo
 
 
 def _choose(settings: "Settings", choice: Choice) -> "Backup":
-    from backup_pipeline.engine.catalog import find, newest, read_catalog, taken_by
+    from backup_pipeline.engine.catalog import find, newest, read_catalog, read_manifest, taken_by
     from backup_pipeline.engine.names import BackupName
 
     name = BackupName.parse(choice.name) if choice.name is not None else None
     moment = parse_moment(choice.at, settings.zone) if choice.at is not None else None
     database = name.database if name else settings.database
-    store, now = settings.store(), datetime.now(UTC)
-    backups = read_catalog(store, settings.keys(), database).backups
+    store, keys, now = settings.store(), settings.keys(), datetime.now(UTC)
+    if name:
+        # A manifest that can't be read is in no catalog; this says what is wrong with it.
+        read_manifest(store, keys, name)
+    backups = read_catalog(store, keys, database).backups
     if name:
         return find(backups, name)
     if moment:

@@ -10,7 +10,12 @@ from typing import Any
 
 import dagster as dg
 
-from backup_pipeline.errors import BackupPipelineError, PostgresUnreachable, StoreUnreachable
+from backup_pipeline.errors import (
+    BackupPipelineError,
+    PostgresDenied,
+    PostgresUnreachable,
+    StoreUnreachable,
+)
 
 TRANSIENT = (PostgresUnreachable, StoreUnreachable)
 """What may be over in a minute; the engine's own, shorter retries have been in vain by then."""
@@ -29,7 +34,7 @@ def as_failure(error: BackupPipelineError, metadata: Mapping[str, Any] | None = 
             "exit_code": error.exit_code,
             "hint": error.hint,
         },
-        allow_retries=isinstance(error, TRANSIENT),
+        allow_retries=isinstance(error, TRANSIENT) and not isinstance(error, PostgresDenied),
     )
     failure.__cause__ = error
     return failure

@@ -13,6 +13,7 @@ from backup_pipeline.errors import (
     ChildFailed,
     ClientTooOld,
     InvalidInput,
+    PostgresDenied,
     PostgresFailed,
     PostgresUnreachable,
 )
@@ -94,8 +95,8 @@ class Server:
     def connect(self) -> "Iterator[psycopg.Connection[TupleRow]]":
         """A connection in autocommit mode with nothing but `pg_catalog` in its search path.
 
-        Raises `PostgresUnreachable` when there is none to be had, and `PostgresFailed` for
-        whatever the server reports inside the block.
+        Raises `PostgresUnreachable` when there is none to be had, `PostgresDenied` when the server
+        refuses the login, and `PostgresFailed` for whatever it reports inside the block.
         """
         import psycopg
 
@@ -104,9 +105,7 @@ class Server:
         try:
             connection = psycopg.connect(autocommit=True, **given)
         except psycopg.OperationalError as error:
-            raise PostgresUnreachable(
-                f"no connection to {self.describe()}: {_one_line(error)}"
-            ) from error
+            raise _unconnected(self.describe(), _one_line(error)) from error
         with connection:
             try:
                 # Nobody's function or operator may stand in for one of pg_catalog's.
@@ -222,6 +221,15 @@ def _parsed(dsn: str) -> dict[str, str]:
             "the connection string is not one that libpq can read",
             hint="Write it as postgresql://user@host:5432/database or host=... dbname=...",
         ) from None
+
+
+def _unconnected(where: str, said: str) -> PostgresUnreachable:
+    # A failed connection has no SQLSTATE; but whatever refused it with FATAL is a server, and
+    # only these pass by themselves (errcodes 57P03 and 53300).
+    passing = ("starting up", "shutting down", "not accepting connections", "too many")
+    refused = "FATAL:" in said and not any(words in said for words in passing)
+    kind = PostgresDenied if refused else PostgresUnreachable
+    return kind(f"no connection to {where}: {said}")
 
 
 def _one_line(error: Exception) -> str:

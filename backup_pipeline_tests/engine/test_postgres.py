@@ -4,8 +4,21 @@ from pathlib import Path
 
 import pytest
 
-from backup_pipeline.engine.postgres import Clients, Server, choose_clients, find_clients
-from backup_pipeline.errors import ClientTooOld, InvalidInput
+from backup_pipeline.embedded.postgres import EmbeddedPostgres
+from backup_pipeline.engine.postgres import (
+    Clients,
+    Server,
+    choose_clients,
+    environment_of,
+    find_clients,
+)
+from backup_pipeline.errors import (
+    ClientTooOld,
+    InvalidInput,
+    PostgresDenied,
+    PostgresFailed,
+    PostgresUnreachable,
+)
 
 
 def clients(*versions: str) -> list[Clients]:
@@ -63,6 +76,57 @@ def test_libpqs_variables_fill_what_is_not_given(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("name", ["a=b", "postgresql://x", "--version", "it's", "new\nline", ""])
 def test_a_database_name_is_a_name_and_nothing_else(name: str) -> None:
     assert Server.of("host=h user=u").using(name).database == (name or "u")
+
+
+def test_a_server_that_is_not_there_is_unreachable() -> None:
+    with (
+        pytest.raises(PostgresUnreachable) as caught,
+        Server.of("host=127.0.0.1 port=1 user=u dbname=d").connect(),
+    ):
+        pass
+    assert not isinstance(caught.value, PostgresDenied)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"password": "canary"}, {"user": "nobody_here"}, {"dbname": "not there"}]
+)
+def test_a_login_that_the_server_refuses_is_told_apart(
+    postgres: EmbeddedPostgres, wrong: dict[str, str]
+) -> None:
+    with (
+        pytest.raises(PostgresDenied) as caught,
+        Server.of(postgres.dsn(), **wrong).connect(),
+    ):
+        pass
+    assert "canary" not in f"{caught.value} {caught.value.hint}"
+
+
+def test_a_connection_finds_nobodys_functions(server: Server) -> None:
+    with server.connect() as connection:
+        connection.execute("CREATE FUNCTION public.lower(text) RETURNS text RETURN 'hijacked'")
+        row = connection.execute("SELECT lower('A'::text), current_setting('search_path')")
+        assert row.fetchone() == ("a", "pg_catalog")
+
+
+def test_what_the_server_reports_inside_is_an_error_of_ours(server: Server) -> None:
+    with pytest.raises(PostgresFailed, match="division by zero"), server.connect() as connection:
+        connection.execute("SELECT 1 / 0")
+
+
+def test_a_child_is_led_to_the_very_server_of_the_connection(
+    postgres: EmbeddedPostgres, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    services = tmp_path / "services"
+    hosts, ports = f"127.0.0.1,{postgres.host}", f"1,{postgres.port}"
+    services.write_text(f"[backups]\nhost={hosts}\nport={ports}\nuser={postgres.user}\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    of_service = Server.of("service=backups", dbname=server.database, password=postgres.password)
+    with of_service.connect() as connection:
+        env = environment_of(connection)
+    assert (env["PGHOST"], env["PGPORT"]) == (postgres.host, str(postgres.port))
+    assert (env["PGUSER"], env["PGDATABASE"]) == (postgres.user, server.database)
+    assert env["PGPASSWORD"] == postgres.password
+    assert not env.keys() & {"PGSERVICE", "PGSERVICEFILE"}
 
 
 def test_a_password_is_never_shown() -> None:
