@@ -15,6 +15,7 @@ from backup_pipeline.errors import BackupPipelineError, VerificationFailed
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from backup_pipeline.engine.model import Backup
     from backup_pipeline.settings import Settings
@@ -138,11 +139,16 @@ def _show_backups(console: "Console", settings: "Settings") -> "Backup":
             words.seconds(backup.duration),
             f"[green]{backup.state}[/green]",
         )
-    for column in table.columns:
-        column.no_wrap = True
+    _align(table, {1, 2, 3, 4})
     console.print(f"\nThe bucket [bold]{settings.bucket}[/bold] now holds\n")
     console.print(table, "")
     return latest
+
+
+def _align(table: "Table", numbers: set[int]) -> None:
+    for index, column in enumerate(table.columns):
+        column.no_wrap = True
+        column.justify = "right" if index in numbers else "left"
 
 
 def _restore(console: "Console", settings: "Settings", backup: "Backup") -> str:
@@ -176,6 +182,7 @@ def _compare(console: "Console", settings: "Settings", restored: str) -> None:
     ):
         source, copy = read_contents(one), read_contents(other)
     table = Table("table", "rows", "restored", "", box=None, pad_edge=False)
+    _align(table, {1, 2})
     for name in sorted({*source.tables, *copy.tables}):
         here, there = source.tables.get(name), copy.tables.get(name)
         verdict = "[green]equal[/green]" if here == there else "[red]different[/red]"
