@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, files
@@ -170,7 +171,7 @@ class EmbeddedS3(EmbeddedServer):
         )
 
     def answers(self) -> bool:
-        """Whether a signed ListBuckets succeeds."""
+        """Whether a signed ListBuckets succeeds, and there are volumes to read and write."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         self._client = self._client or self.access.client(attempts=1, timeout=2)
@@ -178,7 +179,17 @@ class EmbeddedS3(EmbeddedServer):
             self._client.list_buckets()
         except (BotoCoreError, ClientError):
             return False
-        return True
+        return self._has_volumes()
+
+    def _has_volumes(self) -> bool:
+        # S3 answers before the volumes of an earlier run have been reported to the master; until
+        # then every GET of an object fails.
+        url = f"http://{LOOPBACK}:{self._port_of('master')}/dir/assign"
+        try:
+            with urllib.request.urlopen(url, timeout=2) as reply:
+                return "fid" in json.load(reply)
+        except (OSError, ValueError):
+            return False
 
     def _port_of(self, service: str) -> int:
         return self.ports[_SERVICES.index(service)]

@@ -10,12 +10,13 @@ from backup_pipeline.engine.store import ObjectInfo, ObjectStore, Part
 from backup_pipeline.errors import StoreError, StoreUnreachable
 
 MIB = 1 << 20
-SMALLEST_PART = 8 * MIB
+SMALLEST_PART = 5 * MIB
+"""S3's limit for every part but the last."""
 LARGEST_PART = 5120 * MIB
 """S3's limit (Amazon S3 user guide, "multipart upload limits")."""
 MOST_PARTS = 10_000
 """S3's limit, too."""
-IN_FLIGHT = 4 * SMALLEST_PART
+IN_FLIGHT = 3 * SMALLEST_PART
 _ABORT_PATIENCE = 4.0
 
 
@@ -23,7 +24,7 @@ def part_size(offset: int, smallest: int = SMALLEST_PART, most_parts: int = MOST
     """How many bytes the part at `offset` shall have.
 
     The first tenth of all parts has the smallest size; from there on each part is proportional to
-    what went before it, so that parts never run out: 10,000 from 8 MiB on hold over 5 TiB.
+    what went before it, so that parts never run out: 10,000 from 5 MiB on hold over 5 TiB.
     """
     return min(max(smallest, offset // max(1, most_parts // 10)), LARGEST_PART)
 
@@ -48,7 +49,7 @@ class Upload:
         key: str,
         metadata: Mapping[str, str],
         *,
-        workers: int = 4,
+        workers: int = 3,
         in_flight: int = IN_FLIGHT,
         smallest_part: int = SMALLEST_PART,
         most_parts: int = MOST_PARTS,

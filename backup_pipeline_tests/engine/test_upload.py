@@ -381,11 +381,11 @@ def offsets(smallest: int, most_parts: int) -> Iterator[int]:
 
 def test_ten_thousand_parts_hold_more_than_five_tebibytes() -> None:
     *_, reach = offsets(SMALLEST_PART, MOST_PARTS)
-    assert reach > 17 << 40
+    assert reach > 5 << 40
 
 
-def test_parts_stay_small_up_to_eight_gibibytes() -> None:
-    assert part_size(0) == part_size(8_000 * MIB) == SMALLEST_PART
+def test_parts_stay_small_up_to_five_gibibytes() -> None:
+    assert part_size(0) == part_size(5_000 * MIB) == SMALLEST_PART
     assert part_size(100 << 30) == (100 << 30) // 1000
     assert part_size(10 << 40) == LARGEST_PART
 

@@ -103,7 +103,7 @@ def pg_dump_that(tmp_path: Path, postgres18: EmbeddedPostgres) -> Callable[[str]
     return make
 
 
-# A multipart upload has parts of 8 MiB here: the first figures are below one, the last is beyond.
+# A multipart upload has parts of 5 MiB here: the first figures are below one, the last is beyond.
 @pytest.mark.parametrize("after", [0, 1, 100_000, 20_000_000])
 @pytest.mark.parametrize(
     ("end", "said"),
