@@ -1,4 +1,4 @@
-"""Run the benchmarks: `python -m benchmarks [memory] [--repetitions N]`."""
+"""Run the benchmarks: `python -m benchmarks [memory] [--repetitions N] [--verbs ...]`."""
 
 import argparse
 
@@ -12,8 +12,9 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--small", type=int, default=100, help="MB of SQL, the smaller database")
     parser.add_argument("--large", type=int, default=2000, help="MB of SQL, the larger database")
+    parser.add_argument("--verbs", nargs="+", choices=memory.VERBS, default=memory.VERBS)
     given = parser.parse_args()
-    memory.run(given.repetitions, given.small, given.large)
+    memory.run(given.repetitions, given.small, given.large, given.verbs)
 
 
 main()

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,16 @@ from backup_pipeline.embedded.s3 import EmbeddedS3
 from backup_pipeline.embedded.sample import load_sample
 
 BUCKET = "benchmarks"
+VERBS = ("backup", "verify", "restore")
 CLI = (str(Path(sys.executable).with_name("backup-pipeline")),)
+
+
+RESTORED = "restored"
+ARGUMENTS = {
+    "backup": ("backup", "--json"),
+    "verify": ("verify", "--latest", "--json"),
+    "restore": ("restore", "--latest", "--into", RESTORED, "--no-confirm", "--json"),
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,7 @@ class Run:
     peak_mib: float
 
 
-def run(repetitions: int, small: int, large: int) -> None:
+def run(repetitions: int, small: int, large: int, verbs: Sequence[str] = VERBS) -> None:
     """Back up, verify and restore databases of two sizes (MB of SQL), and compare the peaks."""
     runs: dict[tuple[str, int], list[Run]] = defaultdict(list)
     with (
@@ -52,15 +61,11 @@ def run(repetitions: int, small: int, large: int) -> None:
         for repetition in range(repetitions):
             for size in (small, large):
                 database = {**env, "PGDATABASE": f"sample_{size}"}
-                restored = f"restored_{size}_{repetition}"
-                for verb, arguments in (
-                    ("backup", ["backup", "--json"]),
-                    ("verify", ["verify", "--latest", "--json"]),
-                    ("restore", ["restore", "--latest", "--into", restored, "--no-confirm"]),
-                ):
-                    runs[verb, size].append(measure([*CLI, *arguments], database))
-                    print(f"{verb} {size} MB: {runs[verb, size][-1]}", file=sys.stderr)
-                drop(postgres, restored)
+                for verb in verbs:
+                    measured = measure([*CLI, *ARGUMENTS[verb]], database)
+                    runs[verb, size].append(measured)
+                    print(f"{repetition} {verb} {size} MB: {measured}", file=sys.stderr)
+                drop(postgres, RESTORED)
     show(runs, small)
 
 
@@ -84,7 +89,7 @@ def drop(postgres: EmbeddedPostgres, database: str) -> None:
     import psycopg
 
     with psycopg.connect(postgres.dsn(), autocommit=True) as connection:
-        connection.execute(f'DROP DATABASE "{database}"')
+        connection.execute(f'DROP DATABASE IF EXISTS "{database}"')
 
 
 def show(runs: Mapping[tuple[str, int], list[Run]], small: int) -> None:
