@@ -1,15 +1,14 @@
 """`backup-pipeline demo` and `dev`: the whole software on servers of its own."""
 
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from backup_pipeline.errors import BackupPipelineError, VerificationFailed
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from backup_pipeline.settings import Settings
 
 JOB = "database_backup_pipeline"
+DEFINITIONS = "backup_pipeline.definitions"
 
 
 def run_demo(directory: Path, *, megabytes: int = 80) -> None:
@@ -49,11 +49,10 @@ def run_dev(directory: Path, *, megabytes: int = 80, port: int = 3000) -> None:
             f"\n  Dagster  [bold]http://127.0.0.1:{port}[/bold]"
             f"\n  a shell  [bold]. {directory}/env[/bold]   and then, for instance, "
             "[bold]backup-pipeline list[/bold]"
+            f"\n  its log  [bold]{directory}/dagster.log[/bold]"
             "\n  the end  [bold]Ctrl-C[/bold]\n"
         )
-        arguments = ["dev", "-m", "backup_pipeline.definitions", "-h", "127.0.0.1", "-p", f"{port}"]
-        if code := _dagster(directory, arguments):
-            raise BackupPipelineError(f"dagster dev ended with code {code}")
+        _dagster(directory, "dev", "-m", DEFINITIONS, "-h", "127.0.0.1", "-p", f"{port}")
 
 
 def _console() -> "Console":
@@ -87,37 +86,35 @@ def _step(console: "Console", what: str) -> Iterator[None]:
 
 
 def _run_job(console: "Console", directory: Path) -> None:
-    log = directory / "job.log"
-    arguments = ["job", "execute", "-m", "backup_pipeline.definitions", "-j", JOB]
-    with (
-        _step(console, f"Running the Dagster job [bold]{JOB}[/bold]"),
-        log.open("wb") as output,
-    ):
-        if code := _dagster(directory, arguments, output):
-            raise BackupPipelineError(f"the job ended with code {code}", hint=f"Its log is {log}.")
+    with _step(console, f"Running the Dagster job [bold]{JOB}[/bold]"):
+        _dagster(directory, "job", "execute", "-m", DEFINITIONS, "-j", JOB)
 
 
-def _dagster(directory: Path, arguments: Sequence[str], output: IO[bytes] | None = None) -> int:
-    """Run the `dagster` command on an instance of its own; gives its exit code."""
+def _dagster(directory: Path, *arguments: str) -> None:
+    """Run the `dagster` command on an instance of its own to its end; what it says goes to a log.
+
+    It runs on a leash, so it ends with us, however we end.
+    """
+    from backup_pipeline.embedded.leash import Command, Leashed
+
     home = (directory / "dagster").absolute()
     home.mkdir(exist_ok=True)
     instance = files("backup_pipeline") / "dagster.yaml"
     (home / "dagster.yaml").write_bytes(instance.read_bytes())
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dagster", *arguments],
-        env={**os.environ, "DAGSTER_HOME": str(home)},
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=output,
+    command = Command(
+        arguments=[sys.executable, "-m", "dagster", *arguments],
+        environment={**os.environ, "DAGSTER_HOME": str(home)},
+        directory=Path.cwd(),
+        grace=10,
     )
-    with process:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            # A terminal's Ctrl-C reaches it as well; a signal to us alone does not.
-            process.terminate()
-            process.wait()
-            raise
+    log = directory / "dagster.log"
+    process = Leashed(command, log)
+    try:
+        code = process.wait()
+    finally:
+        process.stop()
+    if code:
+        raise BackupPipelineError(f"dagster ended with code {code}", hint=f"Its log is {log}.")
 
 
 def _show_backups(console: "Console", settings: "Settings") -> "Backup":

@@ -71,6 +71,10 @@ class Leashed:
         """Whether the command has not ended yet."""
         return self._leash.poll() is None
 
+    def wait(self) -> int:
+        """Wait for the command to end by itself, and give its exit code."""
+        return self._leash.wait()
+
     def stop(self) -> int:
         """End the command, wait for it, and give its exit code (128 + n after signal n)."""
         if self._leash.stdin:

@@ -16,7 +16,7 @@ LARGEST_PART = 5120 * MIB
 """S3's limit (Amazon S3 user guide, "multipart upload limits")."""
 MOST_PARTS = 10_000
 """S3's limit, too."""
-IN_FLIGHT = 3 * SMALLEST_PART
+IN_FLIGHT = 2 * SMALLEST_PART
 _ABORT_PATIENCE = 4.0
 
 
@@ -49,7 +49,7 @@ class Upload:
         key: str,
         metadata: Mapping[str, str],
         *,
-        workers: int = 3,
+        workers: int = 2,
         in_flight: int = IN_FLIGHT,
         smallest_part: int = SMALLEST_PART,
         most_parts: int = MOST_PARTS,
