@@ -6,6 +6,7 @@ another S3 server than the embedded one.
 """
 
 import os
+import signal
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -40,7 +41,15 @@ CreateDatabase = Callable[..., str]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Take every variable that we read out of the environment, before any test or fixture."""
+    """Take every variable that we read out of the environment, before any test or fixture.
+
+    Signals that whoever started pytest ignores, as `nohup` and shells in the background do, get
+    their defaults back: the commands under test inherit them.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            default = signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, default)
     outside = {name: value for name, value in os.environ.items() if name.startswith(_OURS)}
     config.stash[OUTSIDE] = outside
     for name in outside:

@@ -111,4 +111,4 @@ def show(runs: Mapping[tuple[str, int], list[Run]], small: int) -> None:
 
 def median(measured: list[Run], what: str) -> float:
     """The median of one figure."""
-    return statistics.median(getattr(each, what) for each in measured)
+    return float(statistics.median(getattr(each, what) for each in measured))

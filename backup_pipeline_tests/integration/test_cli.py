@@ -236,7 +236,10 @@ def test_an_interrupted_backup_leaves_nothing_and_ends_with_130(
             wait_until_waiting(postgres, machine.server.database)
             process.send_signal(number)
             begun = time.monotonic()
-            _, said = process.communicate(timeout=20)
+            try:
+                _, said = process.communicate(timeout=20)
+            finally:
+                process.kill()
     assert time.monotonic() - begun < 10
     assert (process.returncode, b"Traceback" in said) == (130, False)
     assert list(store.list("")) == []
