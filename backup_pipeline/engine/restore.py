@@ -130,7 +130,7 @@ def load(
     total, done = sum(member.raw_length for member in members), 0
     with server.connect() as connection:
         connection.prepare_threshold = None
-        # The database is not in use yet: a crash of the server loses it whole or not at all.
+        # The switch commits synchronously, and with it everything that was written before.
         connection.execute("SET synchronous_commit = off")
         for member in members:
             chunks = read_member(store, stored, member, manifest.source.encoding)

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from datetime import datetime
 
 from backup_pipeline.engine.catalog import read_manifest, record
@@ -119,12 +118,11 @@ def read_member(
     digest = hashlib.sha256()
     rows, tail = RowCounter(), Tail()
     chunks = store.read(stored.key, member.offset, member.length, etag=stored.etag)
-    with closing(_hashed(chunks, digest.update)) as hashed:  # type: ignore[type-var]
-        for raw in decompress(hashed, member.raw_length):
-            tail.feed(raw)
-            if member.section is Section.DATA:
-                rows.feed(raw)
-            yield raw
+    for raw in decompress(_hashed(chunks, digest.update), member.raw_length):
+        tail.feed(raw)
+        if member.section is Section.DATA:
+            rows.feed(raw)
+        yield raw
     rows.close()
     if digest.hexdigest() != member.sha256:
         raise VerificationFailed("its SHA-256 is not the one that was recorded")
