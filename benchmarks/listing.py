@@ -51,7 +51,7 @@ def run(repetitions: int, counts: list[int]) -> None:
             multiply(store, original.name, range(made, count))
             made = count
             prune = measure([*CLI, "prune", "--retention-days", "100000"], env)
-            lists = [measure([*CLI, "list", "--json"], env) for _ in range(repetitions)]
+            lists = [measure([*CLI, "list"], env) for _ in range(repetitions)]
             seconds = statistics.median(each.seconds for each in lists)
             print(f"{count}: {seconds:.2f} s, {lists}", file=sys.stderr)
             table.add_row(
