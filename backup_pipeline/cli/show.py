@@ -34,17 +34,18 @@ def show_catalog(output: Output, database: str | None) -> None:
     settings = load_settings()
     store = settings.store()
     catalog = read_catalog(store, settings.keys(), database)
-    output.document(
-        {
-            "backups": [of_backup(backup) for backup in catalog.backups],
-            "strays": [of_stray(stray) for stray in catalog.strays],
-        }
-    )
+    if output.as_json:
+        output.document(
+            {
+                "backups": [of_backup(backup) for backup in catalog.backups],
+                "strays": [of_stray(stray) for stray in catalog.strays],
+            }
+        )
+        return
     output.table(_backups_table(catalog.backups, datetime.now(UTC), settings.zone))
     if output.terminal and not catalog.backups:
         output.say(f"There is no backup under {settings.prefix} in {store.describe()}.")
-    if not output.as_json:
-        output.warn(*(_line(stray) for stray in catalog.strays))
+    output.warn(*(_line(stray) for stray in catalog.strays))
 
 
 def _backups_table(backups: "Sequence[Backup]", now: datetime, zone: "ZoneInfo") -> Table:
