@@ -73,7 +73,8 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_the_names_that_operators_know(loaded: dict[str, Any]) -> None:
     assert loaded["assets"] == {
-        "ahold_options/database_dump": [],
+        "ahold_options/database": [],
+        "ahold_options/database_dump": ["ahold_options/database"],
         "ahold_options/verified_backup": ["ahold_options/database_dump"],
         "ahold_options/pruned_bucket": ["ahold_options/verified_backup"],
     }

@@ -1,9 +1,10 @@
 """The jobs: what is launched as one run."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+
+from backup_pipeline.defs.database import Database
 
 if TYPE_CHECKING:
     # What `define_asset_job` returns; Dagster does not export it.
@@ -18,11 +19,11 @@ JOB = "database_backup_pipeline"
 _IN_PROCESS: dict[str, Any] = {"execution": {"config": {"in_process": {}}}}
 
 
-def backup_job(assets: Sequence[dg.AssetsDefinition]) -> "UnresolvedAssetJobDefinition":
+def backup_job(database: Database) -> "UnresolvedAssetJobDefinition":
     """`database_backup_pipeline`: dump, verify and prune; each outcome is told by its asset."""
     return dg.define_asset_job(
-        JOB,
-        selection=dg.AssetSelection.assets(*assets),
+        database.own(JOB),
+        selection=[database.dump, database.verified, database.pruned],
         config=_IN_PROCESS,
         description="Back the database up, prove that the backup is whole, delete what has "
         "expired, and tell what came of it.",

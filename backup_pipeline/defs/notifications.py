@@ -9,26 +9,28 @@ from typing import Any
 
 import dagster as dg
 
+from backup_pipeline.defs.database import Database
 from backup_pipeline.defs.metadata import BACKUP
 from backup_pipeline.defs.runs import materialized_by
 from backup_pipeline.engine.notify import Outcome
 
-NEEDS = {"notifier"}
 
-
-def on_failure(database: str, verb: str) -> dg.HookDefinition:
+def on_failure(database: Database, verb: str) -> dg.HookDefinition:
     """The hook of an asset whose failure ends the backup of a database."""
 
-    @dg.failure_hook(name=f"notify_of_failed_{verb}", required_resource_keys=NEEDS)
+    needs = database.needs("notifier")
+
+    @dg.failure_hook(name=database.own(f"notify_of_failed_{verb}"), required_resource_keys=needs)
     def notify_of_failure(context: dg.HookContext) -> None:
         said = _explanation(context.op_exception)
         _tell(
+            database,
             context,
             Outcome(
                 verb=verb,
-                database=database,
+                database=database.name,
                 succeeded=False,
-                title=f"Backup of {database}: {verb} failed",
+                title=f"Backup of {database.name}: {verb} failed",
                 lines=(*said, f"Dagster run {context.run_id}"),
             ),
         )
@@ -36,29 +38,31 @@ def on_failure(database: str, verb: str) -> dg.HookDefinition:
     return notify_of_failure
 
 
-def on_success(database: str, dump: dg.AssetKey, pruned: dg.AssetKey) -> dg.HookDefinition:
+def on_success(database: Database) -> dg.HookDefinition:
     """The hook of the last asset: the backup is made and verified, and the bucket pruned."""
+    needs = database.needs("notifier")
 
-    @dg.success_hook(name="notify_of_success", required_resource_keys=NEEDS)
+    @dg.success_hook(name=database.own("notify_of_success"), required_resource_keys=needs)
     def notify_of_success(context: dg.HookContext) -> None:
-        made = materialized_by(context.instance, context.run_id, dump)
-        left = materialized_by(context.instance, context.run_id, pruned)
+        made = materialized_by(context.instance, context.run_id, database.dump)
+        left = materialized_by(context.instance, context.run_id, database.pruned)
         done = f"{made[BACKUP]} is verified" if made else "what has expired is deleted"
         lines = [_sizes(made)] if made else []
         lines += [_remaining(left)] if left else []
-        title = f"Backup of {database}: {done}"
-        _tell(context, Outcome("backup", database, succeeded=True, title=title, lines=(*lines,)))
+        title = f"Backup of {database.name}: {done}"
+        outcome = Outcome("backup", database.name, succeeded=True, title=title, lines=(*lines,))
+        _tell(database, context, outcome)
 
     return notify_of_success
 
 
-def _tell(context: dg.HookContext, outcome: Outcome) -> None:
+def _tell(database: Database, context: dg.HookContext, outcome: Outcome) -> None:
     """Write the outcome to the run's log and send it; a service that fails marks the hook alone.
 
     Dagster records a failing hook as an event of the run and leaves the run's own result as it is.
     """
     context.log.info("\n".join((outcome.title, *outcome.lines)))
-    undelivered = context.resources.notifier.send(outcome)
+    undelivered = database.notifier(context).send(outcome)
     if undelivered:
         raise dg.Failure(f"the outcome was not delivered to {', '.join(undelivered)}")
 

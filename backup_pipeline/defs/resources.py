@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import dagster as dg
 from pydantic import Field
 
+from backup_pipeline.defs.database import Database
 from backup_pipeline.engine.names import Keys
 from backup_pipeline.errors import InvalidInput
 from backup_pipeline.settings import Settings, load_settings
@@ -144,12 +145,14 @@ class ConfiguredServices:
         return notify(urls, outcome)
 
 
-def resources(settings: Settings) -> dict[str, Any]:
-    """The real resources, by the keys under which the assets ask for them."""
+def resources(database: Database) -> dict[str, Any]:
+    """The real resources of a database, by the keys under which its definitions ask for them."""
+    settings = database.settings
+    bucket = BucketResource(s3=_s3(settings), bucket=settings.bucket, prefix=settings.prefix)
     return {
-        "postgres": PostgresResource(),
-        "bucket": BucketResource(s3=_s3(settings), bucket=settings.bucket, prefix=settings.prefix),
-        "notifier": ConfiguredServices(),
+        database.own("postgres"): PostgresResource(),
+        database.own("bucket"): bucket,
+        database.own("notifier"): ConfiguredServices(),
     }
 
 

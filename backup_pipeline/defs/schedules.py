@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from backup_pipeline.settings import Settings
+from backup_pipeline.defs.database import Database
 
 if TYPE_CHECKING:
     # What `define_asset_job` returns; Dagster does not export it.
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def backup_schedule(
-    settings: Settings, job: "UnresolvedAssetJobDefinition"
+    database: Database, job: "UnresolvedAssetJobDefinition"
 ) -> dg.ScheduleDefinition:
     """The job at the configured time of the configured zone, running as soon as it is loaded."""
     return dg.ScheduleDefinition(
-        name="daily_backup",
+        name=database.own("daily_backup"),
         job=job,
-        cron_schedule=settings.schedule,
-        execution_timezone=settings.timezone,
+        cron_schedule=database.settings.schedule,
+        execution_timezone=database.settings.timezone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Daily, after the day's data pipelines, unless BACKUP_SCHEDULE says otherwise.",
     )

@@ -7,8 +7,9 @@ from typing import Any
 
 import dagster as dg
 
-from backup_pipeline.defs.assets import database_assets
-from backup_pipeline.defs.jobs import JOB, backup_job
+from backup_pipeline.defs.database import Database
+from backup_pipeline.defs.factory import database_definitions
+from backup_pipeline.defs.jobs import JOB
 from backup_pipeline.engine.catalog import read_catalog
 from backup_pipeline.engine.model import Backup
 from backup_pipeline.engine.names import Keys
@@ -74,15 +75,10 @@ class Project:
         self.postgres = FakePostgres(self.clock)
         self.bucket = FakeBucket(MemoryStore(self.clock))
         self.notifier = FakeNotifier()
-        self.assets = database_assets(self.settings, self.clock)
-        self.defs = dg.Definitions(
-            assets=self.assets,
-            jobs=[backup_job(self.assets)],
-            resources={
-                "postgres": self.postgres,
-                "bucket": self.bucket,
-                "notifier": self.notifier,
-            },
+        self.database = Database(self.settings, clock=self.clock)
+        self.defs = database_definitions(
+            self.database,
+            {"postgres": self.postgres, "bucket": self.bucket, "notifier": self.notifier},
         )
 
     @property
@@ -96,9 +92,10 @@ class Project:
 
     def run(self, only: Sequence[str] | None = None) -> dg.ExecuteInProcessResult:
         """Run the job, or only the assets of these names."""
-        keys = [asset.key for asset in self.assets if not only or asset.key.path[-1] in only]
         return self.defs.resolve_job_def(JOB).execute_in_process(
-            instance=self.instance, raise_on_error=False, asset_selection=keys
+            instance=self.instance,
+            raise_on_error=False,
+            asset_selection=[self.database.asset(name) for name in only] if only else None,
         )
 
     def backups(self) -> tuple[Backup, ...]:

@@ -6,8 +6,10 @@ from datetime import datetime, timedelta
 import dagster as dg
 import pytest
 
-from backup_pipeline.defs.assets import database_assets, key_prefix
+from backup_pipeline.defs.database import Database, key_prefix
+from backup_pipeline.defs.factory import database_definitions
 from backup_pipeline.defs.jobs import JOB
+from backup_pipeline.defs.resources import resources
 from backup_pipeline.engine.model import Section, State
 from backup_pipeline.engine.names import BackupName, Kind
 from backup_pipeline.errors import ChildFailed
@@ -172,13 +174,12 @@ def test_no_two_databases_share_a_key() -> None:
 
 def test_two_databases_live_in_one_project() -> None:
     both = [
-        asset
-        for database in ("orders-db", "orders_db")
-        for asset in database_assets(Settings(database=database))
+        Database(Settings(database="orders-db"), suffix="_one"),
+        Database(Settings(database="orders_db"), suffix="_other"),
     ]
-    anything = dict.fromkeys(("postgres", "bucket", "notifier"), object())
-    defs = dg.Definitions(assets=both, resources=anything)
-    assert len(defs.resolve_asset_graph().get_all_asset_keys()) == 6
+    defs = dg.Definitions.merge(*(database_definitions(each, resources(each)) for each in both))
+    assert len(defs.resolve_asset_graph().get_all_asset_keys()) == 8
+    assert {f"{JOB}_one", f"{JOB}_other"} <= {job.name for job in defs.resolve_all_job_defs()}
 
 
 def test_the_job_runs_its_steps_in_one_process_unless_told_otherwise(project: Project) -> None:

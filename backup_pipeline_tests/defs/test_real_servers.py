@@ -11,8 +11,9 @@ import psutil
 import pytest
 from dagster_shared.serdes import serialize_value
 
-from backup_pipeline.defs.assets import database_assets
-from backup_pipeline.defs.jobs import JOB, backup_job
+from backup_pipeline.defs.database import Database
+from backup_pipeline.defs.factory import database_definitions
+from backup_pipeline.defs.jobs import JOB
 from backup_pipeline.defs.resources import resources
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.embedded.s3 import S3Access
@@ -41,9 +42,8 @@ def _configured(
 
 def run(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
     """Load the project as Dagster would, from the environment, and run its job."""
-    settings = load_settings()
-    assets = database_assets(settings)
-    defs = dg.Definitions(assets=assets, jobs=[backup_job(assets)], resources=resources(settings))
+    database = Database(load_settings())
+    defs = database_definitions(database, resources(database))
     return defs.resolve_job_def(JOB).execute_in_process(instance=instance, raise_on_error=False)
 
 

@@ -7,6 +7,7 @@ import dagster as dg
 import pytest
 from dagster_aws.s3 import S3Resource
 
+from backup_pipeline.defs.database import Database
 from backup_pipeline.defs.resources import BucketResource, PostgresResource, resources
 from backup_pipeline.engine.s3_client import S3Connection
 from backup_pipeline.errors import InvalidInput
@@ -66,7 +67,7 @@ def test_a_bucket_is_reached_as_its_s3_resource_says(monkeypatch: pytest.MonkeyP
 def test_the_projects_own_bucket_follows_the_settings_and_boto3s_chain() -> None:
     settings = Settings(bucket="elsewhere", s3_endpoint_url="http://nas:9000", s3_max_attempts=2)
 
-    connection = connection_of(seen_by_a_step(it=resources(settings)["bucket"]))
+    connection = connection_of(seen_by_a_step(it=resources(Database(settings))["bucket"]))
 
     assert (connection.bucket, connection.endpoint_url) == ("elsewhere", "http://nas:9000")
     assert connection.max_attempts == 2
@@ -78,7 +79,7 @@ def test_what_an_s3_resource_has_no_field_for_comes_from_the_settings(
 ) -> None:
     monkeypatch.setenv("BACKUP_S3_CHECKSUMS", "when_required")
     monkeypatch.setenv("BACKUP_S3_READ_TIMEOUT", "7")
-    connection = connection_of(seen_by_a_step(it=resources(Settings())["bucket"]))
+    connection = connection_of(seen_by_a_step(it=resources(Database(Settings()))["bucket"]))
     assert (connection.request_checksums, connection.read_timeout) == ("when_required", 7)
 
 

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 from dagster._utils.schedules import schedule_execution_time_iterator
 
-from backup_pipeline.defs.assets import database_assets
+from backup_pipeline.defs.database import Database
 from backup_pipeline.defs.jobs import backup_job
 from backup_pipeline.defs.schedules import backup_schedule
 from backup_pipeline.settings import Settings
@@ -17,7 +17,7 @@ NEW_YEAR = datetime(2026, 1, 1, tzinfo=AMSTERDAM)
 
 
 def schedule_of(settings: Settings) -> dg.ScheduleDefinition:
-    return backup_schedule(settings, backup_job(database_assets(settings)))
+    return backup_schedule(Database(settings), backup_job(Database(settings)))
 
 
 def ticks_of_2026(schedule: dg.ScheduleDefinition) -> list[datetime]:

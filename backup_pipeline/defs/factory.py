@@ -1,0 +1,26 @@
+"""Everything that Dagster shows and runs for one database, out of its settings."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from backup_pipeline.defs.assets import database_assets, source_database
+from backup_pipeline.defs.database import Database
+from backup_pipeline.defs.jobs import backup_job
+from backup_pipeline.defs.schedules import backup_schedule
+
+
+def database_definitions(database: Database, resources: Mapping[str, Any]) -> dg.Definitions:
+    """The assets of a database with their checks, and the jobs, schedules and sensors they need.
+
+    `resources` are called as `Database.own` says: `postgres`, `bucket` and `notifier`, each with
+    the suffix.
+    """
+    job = backup_job(database)
+    return dg.Definitions(
+        assets=[source_database(database), *database_assets(database)],
+        jobs=[job],
+        schedules=[backup_schedule(database, job)],
+        resources=resources,
+    )
