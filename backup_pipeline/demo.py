@@ -149,7 +149,7 @@ def _align(table: "Table", numbers: set[int]) -> None:
 
 
 def _restore(console: "Console", settings: "Settings", backup: "Backup") -> str:
-    from backup_pipeline.cli.restore import new_database
+    from backup_pipeline.engine.choice import new_database
     from backup_pipeline.engine.restore import restore
 
     target = new_database(backup.name)

@@ -34,6 +34,7 @@ from backup_pipeline.errors import InvalidInput
 
 if TYPE_CHECKING:
     from backup_pipeline.engine.dump import PostgresDumpSource
+    from backup_pipeline.engine.history import Limits
     from backup_pipeline.engine.model import RetentionPolicy
     from backup_pipeline.engine.names import BackupName, Keys
     from backup_pipeline.engine.postgres import Server
@@ -113,6 +114,19 @@ class Settings(BaseSettings):
     retention_days: Annotated[int, Field(ge=0)] = 7
     retention_minimum: Annotated[int, Field(ge=1)] = 3
     """That many verified backups stay, however old they are."""
+    freshness_hours: Annotated[float, Field(gt=0)] = 26
+    """A verified backup older than this is stale: a day, the hour that one day in autumn has
+    more, and an hour for the backup itself."""
+    size_minimum: Annotated[int, Field(ge=1)] = 1
+    """Bytes; a smaller dump can't be right, and what depends on it does not run."""
+    history_runs: Annotated[int, Field(ge=1, le=100)] = 7
+    """With the median of that many earlier backups each one is compared."""
+    history_change: Annotated[float, Field(gt=0)] = 0.5
+    """The fraction of the median by which size and rows may differ without a warning."""
+    history_slowdown: Annotated[float, Field(gt=1)] = 3
+    """How many times the median a backup may take without a warning."""
+    owners: Annotated[tuple[str, ...], NoDecode, _by_separator(None)] = ()
+    """Of the assets in Dagster: e-mail addresses, and teams as `team:data`."""
     compression_level: Annotated[int, Field(ge=0, le=3)] = 1
     pg_bin_dirs: Annotated[tuple[Path, ...], NoDecode, _by_separator(os.pathsep)] = ()
     """Where pg_dump lives; separated like `PATH`; without it, where it usually is."""
@@ -207,11 +221,18 @@ class Settings(BaseSettings):
 
         return Keys(self.prefix)
 
-    def policy(self) -> "RetentionPolicy":
-        """What to keep."""
+    def policy(self, days: int | None = None) -> "RetentionPolicy":
+        """What to keep; `days` take the place of those that are set."""
         from backup_pipeline.engine.model import RetentionPolicy
 
-        return RetentionPolicy(self.retention_days, self.retention_minimum)
+        kept = self.retention_days if days is None else days
+        return RetentionPolicy(kept, self.retention_minimum)
+
+    def limits(self) -> "Limits":
+        """How far a backup may be from those before it."""
+        from backup_pipeline.engine.history import Limits
+
+        return Limits(self.history_runs, self.history_change, self.history_slowdown)
 
     def name(self, now: datetime, label_date: date | None = None) -> "BackupName":
         """The name of a backup made now, in local time; `label_date` takes the day's place."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from backup_pipeline.engine.dump import Dump, DumpSource, DumpStream
 from backup_pipeline.engine.model import Section, Source
+from backup_pipeline.engine.postgres import Server
 
 if TYPE_CHECKING:
     from backup_pipeline.engine.process import Reader
@@ -76,6 +77,10 @@ class FakePostgres:
     def dump_source(self, database: str) -> DumpSource:
         """The canned database under any name."""
         return _FakeSource(self, database)
+
+    def server(self, database: str) -> Server:
+        """There is none to connect to: port 9 of this machine discards."""
+        return Server.of("host=127.0.0.1 port=9 connect_timeout=1").using(database)
 
 
 @dataclass(frozen=True)

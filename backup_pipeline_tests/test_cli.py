@@ -13,7 +13,7 @@ import pytest
 
 from backup_pipeline import errors
 from backup_pipeline.cli import commands, output, run, words
-from backup_pipeline.cli.restore import new_database, parse_moment
+from backup_pipeline.engine.choice import new_database, parse_moment
 from backup_pipeline.engine.documents import from_json, to_json
 from backup_pipeline.engine.model import Manifest, Section
 from backup_pipeline.engine.names import BackupName, Kind

@@ -38,7 +38,12 @@ print(json.dumps({
         for key in assets.get_all_asset_keys()
     },
     "jobs": [job.name for job in repository.get_all_jobs()],
-    "pools": sorted({pool for node in assets.assets_defs for pool in node.op.pools}),
+    "checks": sorted(
+        f"{check.asset_key.path[-1]}.{check.name}" for check in assets.asset_check_keys
+    ),
+    "pools": sorted(
+        {pool for job in repository.get_all_jobs() for op in job.all_node_defs for pool in op.pools}
+    ),
     "schedules": {each.name: each.job_name for each in repository.schedule_defs},
     "resources": sorted(defs.resources),
     "shown": serialize_value(RepositorySnap.from_def(repository)),
@@ -78,8 +83,25 @@ def test_the_names_that_operators_know(loaded: dict[str, Any]) -> None:
         "ahold_options/verified_backup": ["ahold_options/database_dump"],
         "ahold_options/pruned_bucket": ["ahold_options/verified_backup"],
     }
-    assert set(loaded["jobs"]) - {"__ASSET_JOB"} == {"database_backup_pipeline"}
-    assert loaded["pools"] == ["ahold_options"]
+    assert set(loaded["jobs"]) - {"__ASSET_JOB"} == {
+        "database_backup_pipeline",
+        "prune_backups",
+        "restore_database",
+        "verify_backups",
+    }
+    assert loaded["checks"] == [
+        "database_dump.duration_usual",
+        "database_dump.object_present",
+        "database_dump.rows_usual",
+        "database_dump.size_sane",
+        "database_dump.size_usual",
+        "pruned_bucket.minimum_kept",
+        "pruned_bucket.no_stale_upload",
+        "pruned_bucket.no_stray",
+        "verified_backup.bytes_whole",
+        "verified_backup.dump_complete",
+    ]
+    assert loaded["pools"] == ["ahold_options", "ahold_options_restore", "ahold_options_verify"]
     assert loaded["schedules"] == {"daily_backup": "database_backup_pipeline"}
     assert loaded["resources"] == ["bucket", "notifier", "postgres"]
 

@@ -11,19 +11,15 @@ from backup_pipeline.cli import words
 from backup_pipeline.cli.documents import of_backup
 from backup_pipeline.cli.output import Output, command
 from backup_pipeline.cli.show import show_catalog
-from backup_pipeline.errors import InvalidInput, NotConfirmed, NotFound, TargetExists
+from backup_pipeline.errors import NotConfirmed, TargetExists
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
     from backup_pipeline.engine.model import Backup
-    from backup_pipeline.engine.names import BackupName
     from backup_pipeline.engine.postgres import Server
     from backup_pipeline.engine.restore import RestoreResult
     from backup_pipeline.settings import Settings
-
-_NAME_BYTES = 63
-"""PostgreSQL's NAMEDATALEN - 1."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +93,12 @@ def restore(
 
 
 def _plan(settings: "Settings", choice: Choice, into: str | None, *, replace: bool) -> Plan:
+    from backup_pipeline.engine.choice import database_name, new_database
     from backup_pipeline.engine.restore import database_exists
 
     backup = _choose(settings, choice)
     if into is not None:
-        target = _database_name(into)
+        target = database_name(into)
     else:
         target = backup.name.database if replace else new_database(backup.name)
     server = settings.server()
@@ -109,50 +106,16 @@ def _plan(settings: "Settings", choice: Choice, into: str | None, *, replace: bo
 
 
 def _choose(settings: "Settings", choice: Choice) -> "Backup":
-    from backup_pipeline.engine.catalog import find, newest, read_catalog, read_manifest, taken_by
+    from backup_pipeline.engine.choice import backup_at, named_backup, newest_backup, parse_moment
     from backup_pipeline.engine.names import BackupName
 
-    name = BackupName.parse(choice.name) if choice.name is not None else None
-    moment = parse_moment(choice.at, settings.zone) if choice.at is not None else None
-    database = name.database if name else settings.database
     store, keys, now = settings.store(), settings.keys(), datetime.now(UTC)
-    if name:
-        # A manifest that can't be read is in no catalog; this says what is wrong with it.
-        read_manifest(store, keys, name)
-    backups = read_catalog(store, keys, database).backups
-    if name:
-        return find(backups, name)
-    if moment:
-        # A backup dated in the future is found by its name only.
-        return taken_by(backups, min(moment, now))
-    latest = newest(backups, now)
-    if latest is None:
-        raise NotFound(f"there is no backup of {database} in {store.describe()}")
-    return latest
-
-
-def parse_moment(text: str, zone: "ZoneInfo") -> datetime:
-    """A time in ISO 8601; without an offset it is of the configured zone."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise InvalidInput(
-            f"{text!r} is no time", hint="Write it like 2025-12-10T12:00 or 2025-12-10T11:00Z."
-        ) from error
-    return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
-
-
-def new_database(name: "BackupName") -> str:
-    """A database named like a backup, without what needs quotes, and not too long."""
-    stamp = f"_{name.label:%Y_%m_%d_%H%M%S}"
-    room = _NAME_BYTES - len(stamp)
-    return name.database.encode()[:room].decode(errors="ignore") + stamp
-
-
-def _database_name(text: str) -> str:
-    if "\0" in text or not 0 < len(text.encode()) <= _NAME_BYTES:
-        raise InvalidInput(f"{text!r} can't be the name of a database: it needs 1 to 63 bytes")
-    return text
+    if choice.name is not None:
+        return named_backup(store, keys, BackupName.parse(choice.name))
+    if choice.at is not None:
+        moment = parse_moment(choice.at, settings.zone)
+        return backup_at(store, keys, settings.database, moment, now)
+    return newest_backup(store, keys, settings.database, now)
 
 
 def _describe(output: Output, plan: Plan, zone: "ZoneInfo") -> None:

@@ -4,20 +4,24 @@ From one asset to the next goes nothing but the name of a backup, so each step m
 process, on another machine, or days later.
 """
 
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
 import dagster as dg
 
 from backup_pipeline.defs import metadata
+from backup_pipeline.defs.checks import judge_verification, verification_checks
 from backup_pipeline.defs.database import Database
-from backup_pipeline.defs.failures import as_failure, failing_clearly
+from backup_pipeline.defs.failures import as_failure, deletions_failed, failing_clearly
 from backup_pipeline.defs.notifications import on_failure, on_success
-from backup_pipeline.defs.runs import materialized_by
+from backup_pipeline.defs.runs import backup_of_run
 from backup_pipeline.engine.backup import back_up
-from backup_pipeline.engine.catalog import newest, read_catalog
-from backup_pipeline.engine.names import BackupName, Keys, Kind
+from backup_pipeline.engine.catalog import read_manifest
+from backup_pipeline.engine.names import Kind
 from backup_pipeline.engine.prune import prune
-from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.engine.verify import verify
-from backup_pipeline.errors import NotFound, StoreError, VerificationFailed
+from backup_pipeline.errors import VerificationFailed
 
 
 def database_assets(database: Database) -> list[dg.AssetsDefinition]:
@@ -30,24 +34,48 @@ def source_database(database: Database) -> dg.AssetSpec:
     return dg.AssetSpec(
         database.source,
         group_name=database.group,
+        owners=database.settings.owners,
+        tags=database.tags,
         kinds={"postgres"},
-        description=f"The live database `{database.name}`.",
+        description=f"The live database `{database.name}`, which others write to.",
     )
+
+
+def _asset(
+    database: Database, key: dg.AssetKey, *resources: str, **own: Any
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """`dg.asset` with what all assets of a database have in common."""
+
+    def decorate(compute: Callable[..., Any]) -> dg.AssetsDefinition:
+        made = dg.asset(
+            key=key,
+            group_name=database.group,
+            pool=database.group,
+            owners=database.settings.owners,
+            tags=database.tags,
+            code_version="2",
+            required_resource_keys=database.needs(*resources),
+            **own,
+        )(compute)
+        assert isinstance(made, dg.AssetsDefinition)
+        return made
+
+    return decorate
 
 
 def _database_dump(database: Database) -> dg.AssetsDefinition:
     settings, clock = database.settings, database.clock
 
-    @dg.asset(
-        key=database.dump,
-        group_name=database.group,
-        pool=database.group,
+    @_asset(
+        database,
+        database.dump,
+        "postgres",
+        "bucket",
         deps=[database.source],
         kinds={"postgres", "s3"},
-        code_version="1",
-        required_resource_keys=database.needs("postgres", "bucket"),
         hooks={on_failure(database, "dump")},
-        description=f"The newest dump of `{database.name}`: one gzip object in the bucket.",
+        description=f"The newest dump of `{database.name}`: one gzip object in the bucket that "
+        "`gunzip` and `psql` restore, and its manifest.",
     )
     def database_dump(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         bucket = database.bucket(context)
@@ -69,53 +97,52 @@ def _database_dump(database: Database) -> dg.AssetsDefinition:
 
 
 def _verified_backup(database: Database) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=database.verified,
-        group_name=database.group,
-        pool=database.group,
+    @_asset(
+        database,
+        database.verified,
+        "bucket",
         deps=[database.dump],
         kinds={"s3"},
-        code_version="1",
-        required_resource_keys=database.needs("bucket"),
         hooks={on_failure(database, "verify")},
+        check_specs=verification_checks(database),
+        freshness_policy=dg.FreshnessPolicy.time_window(
+            fail_window=timedelta(hours=database.settings.freshness_hours)
+        ),
         description="Every stored byte of the dump read back and compared with what was dumped; "
         "run alone, of the newest backup in the bucket.",
     )
-    def verified_backup(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+    def verified_backup(
+        context: dg.AssetExecutionContext,
+    ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
         bucket = database.bucket(context)
         with failing_clearly(context):
             store, keys = bucket.store(), bucket.backup_keys()
-            made = materialized_by(context.instance, context.run.run_id, database.dump)
-            name = (
-                BackupName.parse(made[metadata.BACKUP])
-                if made
-                else _newest_in(store, keys, database)
-            )
+            name = backup_of_run(database, context, store, keys)
             context.log.info(f"verifying {name}")
             entry = verify(store, keys, name, clock=database.clock)
+            manifest = read_manifest(store, keys, name)
+            yield from judge_verification(database, manifest, entry)
             if not entry.passed:
                 raise VerificationFailed(f"{name} is not whole: {'; '.join(entry.findings)}")
         uri = bucket.uri(keys.of(name, Kind.EVIDENCE))
-        return dg.MaterializeResult(metadata=metadata.of_verification(str(name), entry, uri))
+        yield dg.MaterializeResult(metadata=metadata.of_verification(manifest, entry, uri))
 
     return verified_backup
 
 
 def _pruned_bucket(database: Database) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=database.pruned,
-        group_name=database.group,
-        pool=database.group,
+    @_asset(
+        database,
+        database.pruned,
+        "bucket",
         deps=[database.verified],
         kinds={"s3"},
-        code_version="1",
-        required_resource_keys=database.needs("bucket"),
         hooks={on_failure(database, "prune"), on_success(database)},
         description="The bucket after retention: expired backups deleted, and nothing at all "
         "while the newest one is not verified.",
     )
     def pruned_bucket(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
-        bucket = database.bucket(context)
+        bucket, now = database.bucket(context), database.clock()
         keys = bucket.backup_keys()
         with failing_clearly(context):
             result = prune(
@@ -123,28 +150,12 @@ def _pruned_bucket(database: Database) -> dg.AssetsDefinition:
                 keys,
                 database.name,
                 database.settings.policy(),
-                now=database.clock(),
+                now=now,
                 stale_after=database.settings.stale_after,
             )
-        told = metadata.of_prune(result, bucket.uri(keys.prefix))
+        told = metadata.of_prune(result, bucket.uri(keys.prefix), now)
         if result.failed:
-            raise as_failure(
-                StoreError(
-                    f"{len(result.failed)} deletions failed: {'; '.join(result.failed)}",
-                    hint="The backups themselves are safe; the next run tries again.",
-                ),
-                told,
-            )
+            raise as_failure(deletions_failed(result.failed), told)
         return dg.MaterializeResult(metadata=told)
 
     return pruned_bucket
-
-
-def _newest_in(store: ObjectStore, keys: Keys, database: Database) -> BackupName:
-    backup = newest(read_catalog(store, keys, database.name).backups, database.clock())
-    if backup is None:
-        raise NotFound(
-            f"there is no backup of {database.name} in {store.describe()}",
-            hint="Materialize database_dump first.",
-        )
-    return backup.name

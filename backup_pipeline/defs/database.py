@@ -79,6 +79,11 @@ class Database:
         """The bucket after retention."""
         return self.asset("pruned_bucket")
 
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags of its assets, by which the UI can filter."""
+        return {"backup_pipeline/database": self.group}
+
     def own(self, name: str) -> str:
         """The name of one of its jobs, schedules, sensors or resources."""
         return name + self.suffix

@@ -6,8 +6,9 @@ from typing import Any
 import dagster as dg
 
 from backup_pipeline.defs.assets import database_assets, source_database
+from backup_pipeline.defs.checks import database_checks
 from backup_pipeline.defs.database import Database
-from backup_pipeline.defs.jobs import backup_job
+from backup_pipeline.defs.jobs import backup_job, prune_job, restore_job, verify_job
 from backup_pipeline.defs.schedules import backup_schedule
 
 
@@ -20,7 +21,8 @@ def database_definitions(database: Database, resources: Mapping[str, Any]) -> dg
     job = backup_job(database)
     return dg.Definitions(
         assets=[source_database(database), *database_assets(database)],
-        jobs=[job],
+        asset_checks=database_checks(database),
+        jobs=[job, restore_job(database), verify_job(database), prune_job(database)],
         schedules=[backup_schedule(database, job)],
         resources=resources,
     )

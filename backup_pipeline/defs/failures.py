@@ -4,7 +4,7 @@ No asset has a `RetryPolicy`: Dagster obeys one for every exception, and even fo
 which would then begin another dump instead of ending.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from backup_pipeline.errors import (
     BackupPipelineError,
     PostgresDenied,
     PostgresUnreachable,
+    StoreError,
     StoreUnreachable,
 )
 
@@ -22,6 +23,9 @@ TRANSIENT = (PostgresUnreachable, StoreUnreachable)
 MAX_RETRIES = 2
 FIRST_WAIT = 30.0
 """Seconds; each further wait is twice as long."""
+
+
+Step = dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecutionContext
 
 
 def as_failure(error: BackupPipelineError, metadata: Mapping[str, Any] | None = None) -> dg.Failure:
@@ -40,8 +44,16 @@ def as_failure(error: BackupPipelineError, metadata: Mapping[str, Any] | None = 
     return failure
 
 
+def deletions_failed(sentences: Sequence[str]) -> StoreError:
+    """A prune that could not delete all that has expired."""
+    return StoreError(
+        f"{len(sentences)} deletions failed: {'; '.join(sentences)}",
+        hint="The backups themselves are safe; the next run tries again.",
+    )
+
+
 @contextmanager
-def failing_clearly(context: dg.AssetExecutionContext) -> Iterator[None]:
+def failing_clearly(context: Step) -> Iterator[None]:
     """Turn the engine's errors into failures, and those that may pass into retries.
 
     Raises `dagster.Failure`, or `dagster.RetryRequested` with the failure as its cause.
@@ -50,8 +62,14 @@ def failing_clearly(context: dg.AssetExecutionContext) -> Iterator[None]:
         yield
     except BackupPipelineError as error:
         failure = as_failure(error)
-        before = context.op_execution_context.retry_number
+        before = _retry_number(context)
         if failure.allow_retries and before < MAX_RETRIES:
             wait = FIRST_WAIT * 2**before
             raise dg.RetryRequested(MAX_RETRIES, wait) from failure
         raise failure from error
+
+
+def _retry_number(context: Step) -> int:
+    if isinstance(context, dg.OpExecutionContext):
+        return context.retry_number
+    return context.op_execution_context.retry_number

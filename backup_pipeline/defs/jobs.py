@@ -1,10 +1,29 @@
 """The jobs: what is launched as one run."""
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+from pydantic import Field
 
+from backup_pipeline.defs import metadata
 from backup_pipeline.defs.database import Database
+from backup_pipeline.defs.failures import as_failure, deletions_failed, failing_clearly
+from backup_pipeline.engine.catalog import read_catalog
+from backup_pipeline.engine.choice import (
+    backup_at,
+    database_name,
+    named_backup,
+    new_database,
+    newest_backup,
+    parse_moment,
+)
+from backup_pipeline.engine.model import Backup
+from backup_pipeline.engine.names import BackupName, Keys
+from backup_pipeline.engine.prune import prune
+from backup_pipeline.engine.store import ObjectStore
+from backup_pipeline.engine.verify import verify
+from backup_pipeline.errors import InvalidInput, NotConfirmed, VerificationFailed
 
 if TYPE_CHECKING:
     # What `define_asset_job` returns; Dagster does not export it.
@@ -13,18 +32,233 @@ if TYPE_CHECKING:
     )
 
 JOB = "database_backup_pipeline"
+RESTORE = "restore_database"
+VERIFY = "verify_backups"
+PRUNE = "prune_backups"
+LATEST = "latest"
+ALL = "all"
 
-# Three steps, one after the other, gain nothing from a process each; the launchpad can still
-# choose `multiprocess` instead.
+# Steps that follow each other gain nothing from a process each; the launchpad can still choose
+# `multiprocess` instead.
 _IN_PROCESS: dict[str, Any] = {"execution": {"config": {"in_process": {}}}}
 
 
 def backup_job(database: Database) -> "UnresolvedAssetJobDefinition":
-    """`database_backup_pipeline`: dump, verify and prune; each outcome is told by its asset."""
+    """`database_backup_pipeline`: dump, verify and prune, with every check."""
     return dg.define_asset_job(
         database.own(JOB),
         selection=[database.dump, database.verified, database.pruned],
         config=_IN_PROCESS,
+        tags=database.tags,
         description="Back the database up, prove that the backup is whole, delete what has "
         "expired, and tell what came of it.",
     )
+
+
+class RestoreConfig(dg.Config):
+    """Which backup is brought back, and under what name."""
+
+    backup: str = Field(
+        default=LATEST,
+        description="`latest`; the name of a backup, such as ahold_options_2025-12-16_230000; or "
+        "a time, such as 2025-12-10T12:00, for the newest backup taken by then (without an "
+        "offset it is a time of BACKUP_TIMEZONE).",
+    )
+    target: str = Field(
+        default="",
+        description="The database to restore into. Empty: a new one that is named like the "
+        "backup. The live database is touched only when `confirm` says so.",
+    )
+    confirm: str = Field(
+        default="",
+        description="To replace a database that exists, repeat its name here. It is swapped in "
+        "one transaction once the copy is loaded and compared, and the old one is kept under "
+        "another name.",
+    )
+    disconnect: bool = Field(
+        default=False,
+        description="With `confirm`: end the sessions of those who are connected to the old "
+        "database. Without it the restore refuses while anybody is.",
+    )
+
+
+def restore_job(database: Database) -> dg.JobDefinition:
+    """`restore_database`: bring a backup back, as a new database unless told otherwise."""
+
+    @dg.op(
+        name=database.own("restored_database"),
+        pool=f"{database.group}_restore",
+        required_resource_keys=database.needs("postgres", "bucket"),
+        description="Refuses before anything is touched, loads into a database of another name, "
+        "compares the rows, and only then gives it its name.",
+        out=dg.Out(dg.Nothing, description="The database is in the PostgreSQL server."),
+    )
+    def restored_database(context: dg.OpExecutionContext, config: RestoreConfig) -> None:
+        from backup_pipeline.engine.restore import database_exists, restore
+
+        bucket = database.bucket(context)
+        with failing_clearly(context):
+            store, keys = bucket.store(), bucket.backup_keys()
+            backup = _chosen(database, store, keys, config.backup)
+            target = database_name(config.target or new_database(backup.name))
+            server = database.postgres(context).server(database.name)
+            replace = _confirmed(config, target, exists=database_exists(server, target))
+            context.log.info(f"restoring {backup.name} into {target} on {server.describe()}")
+            result = restore(
+                store,
+                keys,
+                backup.name,
+                server,
+                target,
+                replace=replace,
+                disconnect=config.disconnect and replace,
+                clock=database.clock,
+            )
+        context.add_output_metadata(metadata.of_restore(backup, result))
+
+    @dg.job(
+        name=database.own(RESTORE),
+        tags=database.tags,
+        description="Bring a backup back: as a new database beside the live one, or in its place "
+        "once you repeat its name.",
+    )
+    def restore_database() -> None:
+        restored_database()
+
+    return restore_database
+
+
+class VerifyConfig(dg.Config):
+    """Which backups are read back."""
+
+    backup: str = Field(
+        default=ALL,
+        description="`all`, `latest`, or the name of a backup.",
+    )
+
+
+def verify_job(database: Database) -> dg.JobDefinition:
+    """`verify_backups`: read backups back once more."""
+
+    @dg.op(
+        name=database.own("verified_backups"),
+        pool=f"{database.group}_verify",
+        required_resource_keys=database.needs("bucket"),
+        description="Every byte of each backup is read back; what is found becomes evidence.",
+        out=dg.Out(dg.Nothing),
+    )
+    def verified_backups(context: dg.OpExecutionContext, config: VerifyConfig) -> None:
+        bucket = database.bucket(context)
+        with failing_clearly(context):
+            store, keys = bucket.store(), bucket.backup_keys()
+            if config.backup == ALL:
+                names = [each.name for each in read_catalog(store, keys, database.name).backups]
+            else:
+                names = [_chosen(database, store, keys, config.backup).name]
+            entries = {str(name): verify(store, keys, name, clock=database.clock) for name in names}
+        told = metadata.of_verifications(entries)
+        failed = [name for name, entry in entries.items() if not entry.passed]
+        if failed:
+            raise as_failure(
+                VerificationFailed(
+                    f"{len(failed)} of {len(entries)} backups are not whole: {', '.join(failed)}"
+                ),
+                told,
+            )
+        context.add_output_metadata(told)
+
+    @dg.job(
+        name=database.own(VERIFY),
+        tags=database.tags,
+        description="Prove again, byte by byte, that backups are whole.",
+    )
+    def verify_backups() -> None:
+        verified_backups()
+
+    return verify_backups
+
+
+class PruneConfig(dg.Config):
+    """What is deleted, if anything."""
+
+    dry_run: bool = Field(
+        default=True,
+        description="Only show what would be deleted, and why. Switch it off to delete.",
+    )
+    retention_days: int | None = Field(
+        default=None,
+        ge=0,
+        description="Keep everything younger than this; without it BACKUP_RETENTION_DAYS.",
+    )
+
+
+def prune_job(database: Database) -> dg.JobDefinition:
+    """`prune_backups`: apply retention now, or show what it would do."""
+
+    @dg.op(
+        name=database.own("pruned_backups"),
+        pool=database.group,
+        required_resource_keys=database.needs("bucket"),
+        description="Nothing is deleted while the newest backup is not verified.",
+        out=dg.Out(dg.Nothing),
+    )
+    def pruned_backups(context: dg.OpExecutionContext, config: PruneConfig) -> None:
+        bucket, now = database.bucket(context), database.clock()
+        keys = bucket.backup_keys()
+        with failing_clearly(context):
+            result = prune(
+                bucket.store(),
+                keys,
+                database.name,
+                database.settings.policy(config.retention_days),
+                now=now,
+                dry_run=config.dry_run,
+                stale_after=database.settings.stale_after,
+            )
+        told = metadata.of_prune(result, bucket.uri(keys.prefix), now)
+        if result.failed:
+            raise as_failure(deletions_failed(result.failed), told)
+        context.add_output_metadata(told)
+
+    @dg.job(
+        name=database.own(PRUNE),
+        tags=database.tags,
+        description="Apply retention outside of the daily run; by default only show what it "
+        "would do.",
+    )
+    def prune_backups() -> None:
+        pruned_backups()
+
+    return prune_backups
+
+
+def _chosen(database: Database, store: ObjectStore, keys: Keys, which: str) -> Backup:
+    """The backup that a config means; raises `NotFound` and `InvalidInput`."""
+    now = database.clock()
+    if which == LATEST:
+        return newest_backup(store, keys, database.name, now)
+    if moment := _moment(database, which):
+        return backup_at(store, keys, database.name, moment, now)
+    return named_backup(store, keys, BackupName.parse(which))
+
+
+def _moment(database: Database, text: str) -> datetime | None:
+    try:
+        return parse_moment(text, database.settings.zone)
+    except InvalidInput:
+        return None
+
+
+def _confirmed(config: RestoreConfig, target: str, *, exists: bool) -> bool:
+    """Whether an existing database is replaced; raises `NotConfirmed`."""
+    if exists and config.confirm != target:
+        raise NotConfirmed(
+            f"there is a database {target!r} already",
+            hint=f"To replace it, set `confirm` to {target!r}; or name another `target`.",
+        )
+    if not exists and config.confirm and config.confirm != target:
+        raise NotConfirmed(
+            f"`confirm` is {config.confirm!r}, but the restore goes into {target!r}",
+            hint="Set `target` to the database that you mean.",
+        )
+    return exists

@@ -1,11 +1,15 @@
 """What the UI shows and plots of each materialization: fixed names with their units, every time."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from backup_pipeline.engine.documents import to_json
 from backup_pipeline.engine.model import (
+    Backup,
     EvidenceEntry,
     KeepDecision,
     Manifest,
@@ -13,15 +17,23 @@ from backup_pipeline.engine.model import (
     TableRows,
 )
 
+if TYPE_CHECKING:
+    from backup_pipeline.engine.restore import RestoreResult
+
 BACKUP = "backup"
 """The name of a backup: all that one asset hands to the next."""
+
+# The event log is no place for a thousand lines.
 _MOST_LINES = 200
+
+Cell = str | int | float | bool
 
 
 def of_dump(manifest: Manifest, uri: str) -> dict[str, Any]:
     """A backup that was made."""
     return {
         BACKUP: manifest.name,
+        "summary": _summary_of_dump(manifest),
         "dagster/uri": uri,
         "size_bytes": manifest.length,
         "raw_size_bytes": manifest.raw_length,
@@ -34,27 +46,32 @@ def of_dump(manifest: Manifest, uri: str) -> dict[str, Any]:
         "taken_at": dg.MetadataValue.timestamp(manifest.source.snapshot_at),
         "server_version": manifest.source.server_version,
         "pg_dump_version": manifest.pg_dump_version,
-        "rows_per_table": dg.MetadataValue.md(_rows_per_table(manifest.tables)),
+        "rows_per_table": _rows_per_table(manifest.tables),
+        "manifest": _manifest(manifest),
     }
 
 
-def of_verification(name: str, entry: EvidenceEntry, uri: str) -> dict[str, Any]:
+def of_verification(manifest: Manifest, entry: EvidenceEntry, uri: str) -> dict[str, Any]:
     """A verification, whatever came of it."""
     return {
-        BACKUP: name,
+        BACKUP: manifest.name,
+        "summary": _summary_of_verification(manifest, entry),
         "dagster/uri": uri,
         "size_bytes": entry.read_bytes,
         "rows": entry.rows,
         "duration_seconds": entry.seconds,
         "throughput_bytes_per_second": _per(entry.read_bytes, entry.seconds),
+        "age_seconds": (entry.at - manifest.source.snapshot_at).total_seconds(),
         "findings": len(entry.findings),
         "verified_at": dg.MetadataValue.timestamp(entry.at),
     }
 
 
-def of_prune(result: PruneResult, uri: str) -> dict[str, Any]:
+def of_prune(result: PruneResult, uri: str, now: datetime) -> dict[str, Any]:
     """What was kept and what was deleted, each with its reason."""
+    oldest = min((each.backup.taken_at for each in result.kept), default=now)
     return {
+        "summary": _summary_of_prune(result),
         "dagster/uri": uri,
         "kept": len(result.kept),
         "kept_bytes": sum(decision.backup.size for decision in result.kept),
@@ -63,53 +80,149 @@ def of_prune(result: PruneResult, uri: str) -> dict[str, Any]:
         "failed_deletions": len(result.failed),
         "aborted_uploads": len(result.aborted_uploads),
         "strays": len(result.strays),
-        "decisions": dg.MetadataValue.md(_decisions(result)),
+        "oldest_age_days": (now - oldest).total_seconds() / 86400,
+        "kept_backups": _decisions(result.kept, result),
+        "deleted_backups": _decisions(result.expired, result),
     }
 
 
-def _rows_per_table(tables: Sequence[TableRows]) -> str:
-    largest = sorted(tables, key=lambda table: (-table.rows, table))
-    return _table(
-        ("table", "rows"),
-        [(f"{table.schema}.{table.table}", f"{table.rows:,}") for table in largest],
+def of_restore(backup: Backup, result: "RestoreResult") -> dict[str, Any]:
+    """A database that was brought back."""
+    kept = f"; the database that was there before is `{result.previous}`" if result.previous else ""
+    return {
+        BACKUP: str(backup.name),
+        "summary": dg.MetadataValue.md(
+            f"**`{_plain(result.database)}`** holds {_plain(str(backup.name))}: "
+            f"{result.tables:,} tables and {result.rows:,} rows, "
+            f"in {result.seconds:,.1f} s{_plain(kept)}"
+        ),
+        "database": result.database,
+        "previous": result.previous or "",
+        "tables": result.tables,
+        "rows": result.rows,
+        "size_bytes": result.size,
+        "duration_seconds": result.seconds,
+        "verify_seconds": result.verify_seconds,
+        "load_seconds": result.load_seconds,
+        "switch_seconds": result.switch_seconds,
+        "taken_at": dg.MetadataValue.timestamp(backup.taken_at),
+    }
+
+
+def of_verifications(entries: Mapping[str, EvidenceEntry]) -> dict[str, Any]:
+    """Several backups, each read back."""
+    return {
+        "verified": sum(entry.passed for entry in entries.values()),
+        "failed": sum(not entry.passed for entry in entries.values()),
+        "size_bytes": sum(entry.read_bytes for entry in entries.values()),
+        "duration_seconds": sum(entry.seconds for entry in entries.values()),
+        "backups": table(
+            {
+                BACKUP: "string",
+                "passed": "bool",
+                "bytes": "int",
+                "seconds": "float",
+                "findings": "string",
+            },
+            (
+                (name, entry.passed, entry.read_bytes, entry.seconds, "; ".join(entry.findings))
+                for name, entry in entries.items()
+            ),
+        ),
+    }
+
+
+def table(columns: Mapping[str, str], rows: Iterable[Sequence[Cell]]) -> dg.MetadataValue[Any]:
+    """Rows of which the UI shows every cell as plain text; the first ones, if there are many.
+
+    `columns` are names with Dagster's types: `string`, `int`, `float` or `bool`.
+    """
+    records = [
+        dg.TableRecord(dict(zip(columns, row, strict=True))) for row in islice(rows, _MOST_LINES)
+    ]
+    schema = dg.TableSchema([dg.TableColumn(name, kind) for name, kind in columns.items()])
+    return dg.MetadataValue.table(records, schema)
+
+
+def _rows_per_table(tables: Sequence[TableRows]) -> dg.MetadataValue[Any]:
+    largest = sorted(tables, key=lambda each: (-each.rows, each))
+    return table(
+        {"table": "string", "rows": "int"},
+        ((f"{each.schema}.{each.table}", each.rows) for each in largest),
     )
 
 
-def _decisions(result: PruneResult) -> str:
-    expired_first = sorted(result.decisions, key=lambda decision: decision.keep)
-    table = _table(
-        ("backup", "bytes", "fate", "why"),
-        [
+def _manifest(manifest: Manifest) -> dg.MetadataValue[Any]:
+    """The manifest itself, as far as it is short."""
+    if len(manifest.tables) > _MOST_LINES:
+        return dg.MetadataValue.text(
+            f"The manifest of {len(manifest.tables):,} tables lies beside the dump."
+        )
+    import json
+
+    return dg.MetadataValue.json(json.loads(to_json(manifest)))
+
+
+def _decisions(decisions: Sequence[KeepDecision], result: PruneResult) -> dg.MetadataValue[Any]:
+    columns = dict.fromkeys((BACKUP, "bytes", "taken_at", "state", "fate", "reason"), "string")
+    return table(
+        {**columns, "bytes": "int"},
+        (
             (
                 str(decision.backup.name),
-                f"{decision.backup.size:,}",
-                _fate(decision, result.deleted),
+                decision.backup.size,
+                f"{decision.backup.taken_at:%Y-%m-%d %H:%M:%S} UTC",
+                str(decision.backup.state),
+                _fate(decision, result),
                 decision.reason,
             )
-            for decision in expired_first
-        ],
+            for decision in decisions
+        ),
     )
-    return "\n\n".join([table, *map(_cell, result.failed)])
 
 
-def _fate(decision: KeepDecision, deleted: Sequence[str]) -> str:
+def _fate(decision: KeepDecision, result: PruneResult) -> str:
     if decision.keep:
         return "kept"
-    return "deleted" if str(decision.backup.name) in deleted else "not deleted yet"
+    if str(decision.backup.name) not in result.deleted:
+        return "not deleted yet"
+    return "would be deleted" if result.dry_run else "deleted"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the event log is no place for more than so many lines."""
-    cells = [map(_cell, row) for row in rows[:_MOST_LINES]]
-    lines = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *cells)]
-    rest = len(rows) - _MOST_LINES
-    return "\n".join(lines) + (f"\n\nand {rest:,} more" if rest > 0 else "")
+def _summary_of_dump(manifest: Manifest) -> dg.MetadataValue[Any]:
+    return dg.MetadataValue.md(
+        f"**{_plain(manifest.name)}**: {manifest.rows:,} rows in {len(manifest.tables):,} tables, "
+        f"{_megabytes(manifest.raw_length)} of SQL, {_megabytes(manifest.length)} in the bucket, "
+        f"dumped in {manifest.duration:,.1f} s from PostgreSQL "
+        f"{_plain(manifest.source.server_version)}"
+    )
 
 
-def _cell(text: str) -> str:
-    """Text of any kind in a Markdown table: it stays one cell and marks nothing up."""
+def _summary_of_verification(manifest: Manifest, entry: EvidenceEntry) -> dg.MetadataValue[Any]:
+    if entry.passed:
+        verdict = f"{_megabytes(entry.read_bytes)} read back, {entry.rows:,} rows counted again"
+    else:
+        verdict = f"**not whole**: {_plain('; '.join(entry.findings))}"
+    return dg.MetadataValue.md(f"**{_plain(manifest.name)}**: {verdict}")
+
+
+def _summary_of_prune(result: PruneResult) -> dg.MetadataValue[Any]:
+    done = "would be deleted" if result.dry_run else "deleted"
+    first = (
+        f"{len(result.kept):,} backups kept, {len(result.deleted):,} {done}, "
+        f"{_megabytes(result.reclaimed)} reclaimed"
+    )
+    return dg.MetadataValue.md("\n\n".join([first, *map(_plain, result.failed)]))
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+def _plain(text: str) -> str:
+    """Text of any kind in Markdown: it stays on one line and marks nothing up."""
     one_line = " ".join(text.split())
-    return "".join(f"\\{char}" if char in "\\|`*<[" else char for char in one_line)
+    return "".join(f"\\{char}" if char in "\\|`*_<[" else char for char in one_line)
 
 
 def _per(amount: float, unit: float) -> float:

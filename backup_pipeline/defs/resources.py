@@ -26,10 +26,13 @@ else:
 
 
 class Databases(Protocol):
-    """A server whose databases can be dumped."""
+    """A server whose databases can be dumped, and that takes restored ones."""
 
     def dump_source(self, database: str) -> "DumpSource":
         """One of its databases as something that can be dumped."""
+
+    def server(self, database: str) -> "Server":
+        """Itself, connected to one of its databases."""
 
 
 class Bucket(Protocol):

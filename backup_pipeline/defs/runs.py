@@ -5,6 +5,24 @@ from typing import Any
 
 import dagster as dg
 
+from backup_pipeline.defs.database import Database
+from backup_pipeline.defs.failures import Step
+from backup_pipeline.defs.metadata import BACKUP
+from backup_pipeline.engine.choice import newest_backup
+from backup_pipeline.engine.names import BackupName, Keys
+from backup_pipeline.engine.store import ObjectStore
+
+
+def backup_of_run(database: Database, context: Step, store: ObjectStore, keys: Keys) -> BackupName:
+    """The backup that this run made; the newest one in the bucket, where it made none.
+
+    Raises `NotFound`, and the errors of the store.
+    """
+    made = materialized_by(context.instance, context.run.run_id, database.dump)
+    if made:
+        return BackupName.parse(made[BACKUP])
+    return newest_backup(store, keys, database.name, database.clock()).name
+
 
 def materialized_by(
     instance: dg.DagsterInstance, run_id: str, asset: dg.AssetKey

@@ -125,7 +125,7 @@ class _Deletions:
     def abort_uploads(self, database: str, before: datetime) -> None:
         """Abort the uploads of a database to which nothing has arrived since `before`."""
         try:
-            for upload in _stale_uploads(self.store, self.keys, database, before):
+            for upload in stale_uploads(self.store, self.keys, database, before):
                 self._abort(upload)
         except StoreError as error:
             self.failed.append(f"the open uploads could not be listed: {error.message}")
@@ -165,9 +165,10 @@ def _doubtful(keys: Keys, strays: Iterable[Stray]) -> list[Stray]:
     return [stray for stray, key in parsed if key and key[1] in {Kind.DUMP, Kind.MANIFEST}]
 
 
-def _stale_uploads(
+def stale_uploads(
     store: ObjectStore, keys: Keys, database: str, before: datetime
 ) -> Iterable[UploadInfo]:
+    """The uploads of a database to which nothing has arrived since `before`."""
     for upload in store.list_uploads(keys.under(database)):
         parsed = keys.parse(upload.key)
         if parsed and parsed[0].database == database and upload.active_at < before:

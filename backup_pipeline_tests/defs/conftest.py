@@ -6,6 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.reconstruct import ReconstructableJob
 
 from backup_pipeline_tests.defs.project import Project, projects
 
@@ -36,6 +37,12 @@ def project(instance: dg.DagsterInstance) -> Project:
 def lasting(tmp_path: Path) -> Iterator[Project]:
     """The project on an instance that keeps its runs in files, as `execute_job` demands."""
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        # Dagster remembers the repository that it found by its name, and so another test's.
+        for remembered in (
+            ReconstructableJob.get_repository_definition,
+            ReconstructableJob.get_definition,
+        ):
+            remembered.cache_clear()
         projects.append(Project(instance))
         yield projects[-1]
         projects.pop()

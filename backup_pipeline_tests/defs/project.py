@@ -10,9 +10,10 @@ import dagster as dg
 from backup_pipeline.defs.database import Database
 from backup_pipeline.defs.factory import database_definitions
 from backup_pipeline.defs.jobs import JOB
+from backup_pipeline.defs.resources import resources
 from backup_pipeline.engine.catalog import read_catalog
 from backup_pipeline.engine.model import Backup
-from backup_pipeline.engine.names import Keys
+from backup_pipeline.engine.names import BackupName, Keys, Kind
 from backup_pipeline.engine.notify import Outcome
 from backup_pipeline.settings import Settings
 from backup_pipeline_tests.fakes import MemoryStore
@@ -81,6 +82,14 @@ class Project:
             {"postgres": self.postgres, "bucket": self.bucket, "notifier": self.notifier},
         )
 
+    @classmethod
+    def on_real_servers(cls, instance: dg.DagsterInstance, settings: Settings) -> "Project":
+        """The project as `definitions.py` makes it, on the servers that the settings name."""
+        project = cls(instance, settings)
+        project.database = Database(settings)
+        project.defs = database_definitions(project.database, resources(project.database))
+        return project
+
     @property
     def memory(self) -> MemoryStore:
         """The store behind the bucket."""
@@ -128,6 +137,14 @@ def failure_of(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
     assert data is not None
     plain = {name: value.value for name, value in data.metadata.items()}
     return {"description": data.description, **plain}
+
+
+def flip_a_bit(project: Project, name: BackupName) -> None:
+    """Damage a stored dump in the middle."""
+    key = KEYS.of(name, Kind.DUMP)
+    body = bytearray(project.memory.objects[key].body)
+    body[len(body) // 2] ^= 1
+    project.memory.put(key, bytes(body), overwrite=True)
 
 
 # `execute_job` wants a function that it can find again by its name.

@@ -11,14 +11,13 @@ from backup_pipeline.defs.factory import database_definitions
 from backup_pipeline.defs.jobs import JOB
 from backup_pipeline.defs.resources import resources
 from backup_pipeline.engine.model import Section, State
-from backup_pipeline.engine.names import BackupName, Kind
 from backup_pipeline.errors import ChildFailed
 from backup_pipeline.settings import Settings
 from backup_pipeline_tests.defs.project import (
-    KEYS,
     NOON,
     Project,
     failure_of,
+    flip_a_bit,
     metadata_of,
 )
 from backup_pipeline_tests.fakes_dump import ROWS, section_sql
@@ -30,13 +29,6 @@ RAW = sum(len(section_sql(section)) for section in Section)
 def fail_in_the_data(section: Section) -> None:
     if section is Section.DATA:
         raise ChildFailed("pg_dump was ended by SIGKILL")
-
-
-def flip_a_bit(project: Project, name: BackupName) -> None:
-    key = KEYS.of(name, Kind.DUMP)
-    body = bytearray(project.memory.objects[key].body)
-    body[len(body) // 2] ^= 1
-    project.memory.put(key, bytes(body), overwrite=True)
 
 
 def test_the_job_leaves_a_verified_backup(project: Project) -> None:
@@ -67,7 +59,10 @@ def test_each_step_reports_numbers_under_fixed_names(project: Project) -> None:
     assert dump["compression_ratio"] == pytest.approx(RAW / backup.size)
     assert dump["throughput_bytes_per_second"] == pytest.approx(RAW / dump["duration_seconds"])
     assert (dump["tables"], dump["rows"]) == (1, ROWS)
-    assert "| public.trades | 3 |" in dump["rows_per_table"]
+    assert [dict(row.data) for row in dump["rows_per_table"].records] == [
+        {"table": "public.trades", "rows": 3}
+    ]
+    assert dump["manifest"]["name"] == str(backup.name)
 
     verified = metadata_of(result, "verified_backup")
     assert verified["backup"] == dump["backup"]
@@ -76,7 +71,8 @@ def test_each_step_reports_numbers_under_fixed_names(project: Project) -> None:
 
     pruned = metadata_of(result, "pruned_bucket")
     assert (pruned["kept"], pruned["deleted"], pruned["reclaimed_bytes"]) == (1, 0, 0)
-    assert f"| {backup.name} | {backup.size:,} | kept |" in pruned["decisions"]
+    (kept,) = pruned["kept_backups"].records
+    assert kept.data["backup"] == str(backup.name)
 
 
 def test_expired_backups_go_and_the_reasons_are_told(project: Project) -> None:
@@ -85,8 +81,8 @@ def test_expired_backups_go_and_the_reasons_are_told(project: Project) -> None:
     pruned = metadata_of(project.run(), "pruned_bucket")
 
     assert (pruned["kept"], pruned["deleted"]) == (3, 1)  # a minimum of three verified ones stays
-    assert str(old[-1]) in pruned["decisions"]
-    assert "| deleted |" in pruned["decisions"]
+    (gone,) = pruned["deleted_backups"].records
+    assert (gone.data["backup"], gone.data["fate"]) == (str(old[-1]), "deleted")
     assert pruned["reclaimed_bytes"] > 0
     assert old[-1] not in [backup.name for backup in project.backups()]
 

@@ -27,10 +27,9 @@ def decision(days: int, *, keep: bool, reason: str = "because") -> KeepDecision:
     return KeepDecision(backup, keep, reason)
 
 
-def markdown(told: dict[str, Any], name: str) -> list[str]:
-    value = told[name]
-    assert isinstance(value, dg.MarkdownMetadataValue)
-    return str(value.value).splitlines()
+def rows_of(value: object) -> list[dict[str, Any]]:
+    assert isinstance(value, dg.TableMetadataValue)
+    return [dict(record.data) for record in value.records]
 
 
 def test_an_empty_database_divides_by_nothing() -> None:
@@ -40,12 +39,16 @@ def test_an_empty_database_divides_by_nothing() -> None:
 
 
 def test_the_same_numbers_are_sent_whatever_was_pruned() -> None:
-    nothing = metadata.of_prune(PruneResult((), dry_run=False), "s3://b/")
+    nothing = metadata.of_prune(PruneResult((), dry_run=False), "s3://b/", NOW)
     something = metadata.of_prune(
         PruneResult((decision(9, keep=False),), dry_run=False, deleted=("x",), failed=("y",)),
         "s3://b/",
+        NOW,
     )
     assert nothing.keys() == something.keys()
+    assert {name: type(value) for name, value in nothing.items()} == {
+        name: type(value) for name, value in something.items()
+    }
     assert {name for name, value in nothing.items() if value == 0} == {
         "kept",
         "kept_bytes",
@@ -54,10 +57,11 @@ def test_the_same_numbers_are_sent_whatever_was_pruned() -> None:
         "failed_deletions",
         "aborted_uploads",
         "strays",
+        "oldest_age_days",
     }
 
 
-def test_each_decision_is_told_with_its_fate_and_the_expired_first() -> None:
+def test_each_decision_is_told_with_its_fate_and_its_reason() -> None:
     kept, gone, stuck = decision(1, keep=True), decision(9, keep=False), decision(10, keep=False)
     result = PruneResult(
         (kept, gone, stuck),
@@ -65,27 +69,47 @@ def test_each_decision_is_told_with_its_fate_and_the_expired_first() -> None:
         deleted=(str(gone.backup.name),),
         failed=(f"{stuck.backup.name} was not deleted: it is locked",),
     )
-    lines = markdown(metadata.of_prune(result, "s3://b/"), "decisions")
-    assert lines[2:] == [
-        f"| {gone.backup.name} | 1,000 | deleted | because |",
-        f"| {stuck.backup.name} | 1,000 | not deleted yet | because |",
-        f"| {kept.backup.name} | 1,000 | kept | because |",
-        "",
-        f"{stuck.backup.name} was not deleted: it is locked",
+    told = metadata.of_prune(result, "s3://b/", NOW)
+
+    assert told["oldest_age_days"] == 1
+    (shown,) = rows_of(told["kept_backups"])
+    assert shown == {
+        "backup": str(kept.backup.name),
+        "bytes": 1000,
+        "taken_at": "2025-12-15 22:00:00 UTC",
+        "state": "verified",
+        "fate": "kept",
+        "reason": "because",
+    }
+    assert [(row["backup"], row["fate"]) for row in rows_of(told["deleted_backups"])] == [
+        (str(gone.backup.name), "deleted"),
+        (str(stuck.backup.name), "not deleted yet"),
     ]
+    assert "it is locked" in told["summary"].value
+
+
+def test_a_dry_run_says_what_it_would_do() -> None:
+    gone = decision(9, keep=False)
+    result = PruneResult((gone,), dry_run=True, deleted=(str(gone.backup.name),))
+    told = metadata.of_prune(result, "s3://b/", NOW)
+    assert rows_of(told["deleted_backups"])[0]["fate"] == "would be deleted"
+    assert "1 would be deleted" in told["summary"].value
 
 
 def test_a_failed_verification_has_its_findings_counted() -> None:
     entry = EvidenceEntry(Act.VERIFY, NOW, False, "etag", ("one", "two"), 1000, 0, 0.0)
-    told = metadata.of_verification("name", entry, "s3://b/k")
+    manifest = manifest_of(BackupName.of("orders", NOW), NOW, b"dump", b"")
+    told = metadata.of_verification(manifest, entry, "s3://b/k")
     assert told["findings"] == 2
+    assert "**not whole**: one; two" in told["summary"].value
     assert told["throughput_bytes_per_second"] == 0
 
 
 @pytest.mark.parametrize(
-    ("name", "shown"),
+    ("text", "shown"),
     [
-        ("plain_name", "plain_name"),
+        ("plain", "plain"),
+        ("snake_case", r"snake\_case"),
         ("pipe|d", r"pipe\|d"),
         ("new\nline", "new line"),
         ("`code`", r"\`code\`"),
@@ -94,14 +118,12 @@ def test_a_failed_verification_has_its_findings_counted() -> None:
         ("back\\slash", r"back\\slash"),
     ],
 )
-def test_a_table_of_any_name_stays_one_cell(name: str, shown: str) -> None:
-    lines = metadata._rows_per_table([TableRows("public", name, 5)]).splitlines()
-    assert lines[-1] == f"| public.{shown} | 5 |"
+def test_text_of_any_kind_marks_nothing_up(text: str, shown: str) -> None:
+    assert metadata._plain(text) == shown
 
 
 def test_a_database_of_thousands_of_tables_shows_the_largest() -> None:
     tables = [TableRows("public", f"t{rows:05}", rows) for rows in range(5000)]
-    lines = metadata._rows_per_table(tables).splitlines()
-    assert lines[2] == "| public.t04999 | 4,999 |"
-    assert lines[-1] == "and 4,800 more"
-    assert len(lines) == 204
+    shown = rows_of(metadata._rows_per_table(tables))
+    assert shown[0] == {"table": "public.t04999", "rows": 4999}
+    assert len(shown) == 200
