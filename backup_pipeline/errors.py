@@ -9,6 +9,8 @@
     │   ├── TargetExists                    restore: the database is there already
     │   ├── TargetInUse                     restore: sessions hold the live database
     │   ├── TargetUnsuitable                restore: version, extension or right is missing
+    │   ├── BackupRunning                   another backup of the database is not done yet
+    │   ├── BackupTooOld                    no verified backup is as young as somebody needs
     │   ├── NotConfirmed                    restore: nobody said yes
     │   └── ClientTooOld                    no pg_dump on this machine can read the server
     ├── NotFound                        4   no such backup, table or database
@@ -76,6 +78,18 @@ class TargetInUse(Refused):
 
 class TargetUnsuitable(Refused):
     """The target server lacks something that the backup needs."""
+
+
+class BackupRunning(Refused):
+    """Another backup of the same database is not done yet."""
+
+    default_hint = "Wait for it, or end it; BACKUP_LOCK_TIMEOUT says how long the next one waits."
+
+
+class BackupTooOld(Refused):
+    """No verified backup is as young as somebody needs."""
+
+    default_hint = "Make one first: `backup-pipeline backup`, or the job in Dagster."
 
 
 class NotConfirmed(Refused):

@@ -74,6 +74,12 @@ def _schedule(text: str) -> str:
     return text
 
 
+def _web(url: SecretStr) -> SecretStr:
+    if not url.get_secret_value().startswith(("https://", "http://")):
+        raise ValueError("it begins with https:// or http://")
+    return url
+
+
 def _database(name: str) -> str:
     if "\0" in name or not 0 < len(name.encode()) < 64:
         raise ValueError("a database name has 1 to 63 bytes, and none of them is 0")
@@ -114,7 +120,7 @@ class Settings(BaseSettings):
     retention_days: Annotated[int, Field(ge=0)] = 7
     retention_minimum: Annotated[int, Field(ge=1)] = 3
     """That many verified backups stay, however old they are."""
-    freshness_hours: Annotated[float, Field(gt=0)] = 26
+    freshness_hours: Annotated[float, Field(ge=1)] = 26
     """A verified backup older than this is stale: a day, the hour that one day in autumn has
     more, and an hour for the backup itself."""
     size_minimum: Annotated[int, Field(ge=1)] = 1
@@ -143,6 +149,12 @@ class Settings(BaseSettings):
     s3_max_attempts: Annotated[int, Field(ge=1)] = 5
     s3_connect_timeout: Annotated[float, Field(gt=0)] = 10
     s3_read_timeout: Annotated[float, Field(gt=0)] = 60
+    heartbeat_url: Annotated[SecretStr, AfterValidator(_web)] | None = None
+    """Pinged after each verified backup; who waits for it raises the alarm when it stays away."""
+    dagster_url: Annotated[str, Field(pattern=r"^https?://[^@]+$")] | None = None
+    """Where people see the UI, for the links in messages."""
+    after_assets: Annotated[tuple[str, ...], NoDecode, _by_separator(None)] = ()
+    """Keys of Dagster assets, such as `etl/trades`, after which a backup is made."""
     notify_urls: Annotated[tuple[SecretStr, ...], NoDecode, _by_separator(None)] = ()
     """Apprise URLs, separated by blanks."""
 

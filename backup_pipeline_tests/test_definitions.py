@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import pytest
-from dagster._core.instance.config import PoolGranularity
 
 ROOT = Path(__file__).parent.parent
 SECRETS = {
@@ -128,15 +126,3 @@ def test_a_setting_that_can_not_be_used_is_named_when_the_project_loads(tmp_path
     refused = run(["-c", "import backup_pipeline.definitions"], tmp_path, BACKUP_RETENTION_DAYS="x")
     assert refused.returncode != 0
     assert "BACKUP_RETENTION_DAYS can't be used" in refused.stderr
-
-
-def test_the_instance_file_is_one_that_dagster_accepts(tmp_path: Path) -> None:
-    (tmp_path / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
-    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
-        assert not instance.telemetry_enabled
-        assert instance.run_monitoring_enabled
-        assert not instance.run_retries_enabled
-        pools = instance.get_concurrency_config().pool_config
-        assert pools.pool_granularity is PoolGranularity.RUN
-        assert pools.default_pool_limit == 1
-        assert instance.storage_directory().startswith(str(tmp_path))

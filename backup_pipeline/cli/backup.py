@@ -84,6 +84,7 @@ def _back_up(
     output.say(str(name), *lines)
     if not entry.passed:
         raise VerificationFailed(f"{name} is not what was dumped: {'; '.join(entry.findings)}")
+    _beat(output, settings)
     document = {**of_manifest(manifest, name), "verification": of_entry(name, entry)}
     if not prune_too:
         return lines, document
@@ -98,6 +99,14 @@ def _back_up(
     output.say(_pruned_line(pruned))
     output.warn(*pruned.failed)
     return (*lines, _pruned_line(pruned), *pruned.failed), {**document, "prune": of_prune(pruned)}
+
+
+def _beat(output: Output, settings: "Settings") -> None:
+    from backup_pipeline.engine.notify import Heartbeat, beat
+
+    url = settings.heartbeat_url
+    if beat(url.get_secret_value() if url else None) is Heartbeat.FAILED:
+        output.warn("the backup is good, but its heartbeat was not delivered")
 
 
 def _tell(

@@ -14,11 +14,11 @@ from backup_pipeline.defs import metadata
 from backup_pipeline.defs.checks import judge_verification, verification_checks
 from backup_pipeline.defs.database import Database
 from backup_pipeline.defs.failures import as_failure, deletions_failed, failing_clearly
-from backup_pipeline.defs.notifications import on_failure, on_success
 from backup_pipeline.defs.runs import backup_of_run
 from backup_pipeline.engine.backup import back_up
 from backup_pipeline.engine.catalog import read_manifest
 from backup_pipeline.engine.names import Kind
+from backup_pipeline.engine.notify import Heartbeat
 from backup_pipeline.engine.prune import prune
 from backup_pipeline.engine.verify import verify
 from backup_pipeline.errors import VerificationFailed
@@ -73,7 +73,6 @@ def _database_dump(database: Database) -> dg.AssetsDefinition:
         "bucket",
         deps=[database.source],
         kinds={"postgres", "s3"},
-        hooks={on_failure(database, "dump")},
         description=f"The newest dump of `{database.name}`: one gzip object in the bucket that "
         "`gunzip` and `psql` restore, and its manifest.",
     )
@@ -101,9 +100,9 @@ def _verified_backup(database: Database) -> dg.AssetsDefinition:
         database,
         database.verified,
         "bucket",
+        "notifier",
         deps=[database.dump],
         kinds={"s3"},
-        hooks={on_failure(database, "verify")},
         check_specs=verification_checks(database),
         freshness_policy=dg.FreshnessPolicy.time_window(
             fail_window=timedelta(hours=database.settings.freshness_hours)
@@ -124,8 +123,12 @@ def _verified_backup(database: Database) -> dg.AssetsDefinition:
             yield from judge_verification(database, manifest, entry)
             if not entry.passed:
                 raise VerificationFailed(f"{name} is not whole: {'; '.join(entry.findings)}")
+        heartbeat = database.notifier(context).beat()
+        if heartbeat is Heartbeat.FAILED:
+            context.log.warning("the backup is good, but its heartbeat was not delivered")
         uri = bucket.uri(keys.of(name, Kind.EVIDENCE))
-        yield dg.MaterializeResult(metadata=metadata.of_verification(manifest, entry, uri))
+        told = metadata.of_verification(manifest, entry, uri, heartbeat)
+        yield dg.MaterializeResult(metadata=told)
 
     return verified_backup
 
@@ -137,7 +140,6 @@ def _pruned_bucket(database: Database) -> dg.AssetsDefinition:
         "bucket",
         deps=[database.verified],
         kinds={"s3"},
-        hooks={on_failure(database, "prune"), on_success(database)},
         description="The bucket after retention: expired backups deleted, and nothing at all "
         "while the newest one is not verified.",
     )

@@ -10,6 +10,7 @@ from backup_pipeline.defs.checks import database_checks
 from backup_pipeline.defs.database import Database
 from backup_pipeline.defs.jobs import backup_job, prune_job, restore_job, verify_job
 from backup_pipeline.defs.schedules import backup_schedule
+from backup_pipeline.defs.sensors import database_sensors
 
 
 def database_definitions(database: Database, resources: Mapping[str, Any]) -> dg.Definitions:
@@ -24,5 +25,6 @@ def database_definitions(database: Database, resources: Mapping[str, Any]) -> dg
         asset_checks=database_checks(database),
         jobs=[job, restore_job(database), verify_job(database), prune_job(database)],
         schedules=[backup_schedule(database, job)],
+        sensors=database_sensors(database, job),
         resources=resources,
     )

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 BACKUP = "backup"
 """The name of a backup: all that one asset hands to the next."""
+SUMMARY = "summary"
+"""A sentence or two in Markdown, for the UI and for the messages to people."""
 
 # The event log is no place for a thousand lines.
 _MOST_LINES = 200
@@ -33,7 +35,7 @@ def of_dump(manifest: Manifest, uri: str) -> dict[str, Any]:
     """A backup that was made."""
     return {
         BACKUP: manifest.name,
-        "summary": _summary_of_dump(manifest),
+        SUMMARY: _summary_of_dump(manifest),
         "dagster/uri": uri,
         "size_bytes": manifest.length,
         "raw_size_bytes": manifest.raw_length,
@@ -51,11 +53,13 @@ def of_dump(manifest: Manifest, uri: str) -> dict[str, Any]:
     }
 
 
-def of_verification(manifest: Manifest, entry: EvidenceEntry, uri: str) -> dict[str, Any]:
-    """A verification, whatever came of it."""
+def of_verification(
+    manifest: Manifest, entry: EvidenceEntry, uri: str, heartbeat: str = ""
+) -> dict[str, Any]:
+    """A verification, whatever came of it; `heartbeat` is what became of the ping after it."""
     return {
         BACKUP: manifest.name,
-        "summary": _summary_of_verification(manifest, entry),
+        SUMMARY: _summary_of_verification(manifest, entry),
         "dagster/uri": uri,
         "size_bytes": entry.read_bytes,
         "rows": entry.rows,
@@ -63,6 +67,7 @@ def of_verification(manifest: Manifest, entry: EvidenceEntry, uri: str) -> dict[
         "throughput_bytes_per_second": _per(entry.read_bytes, entry.seconds),
         "age_seconds": (entry.at - manifest.source.snapshot_at).total_seconds(),
         "findings": len(entry.findings),
+        "heartbeat": str(heartbeat),
         "verified_at": dg.MetadataValue.timestamp(entry.at),
     }
 
@@ -71,7 +76,7 @@ def of_prune(result: PruneResult, uri: str, now: datetime) -> dict[str, Any]:
     """What was kept and what was deleted, each with its reason."""
     oldest = min((each.backup.taken_at for each in result.kept), default=now)
     return {
-        "summary": _summary_of_prune(result),
+        SUMMARY: _summary_of_prune(result),
         "dagster/uri": uri,
         "kept": len(result.kept),
         "kept_bytes": sum(decision.backup.size for decision in result.kept),
@@ -91,7 +96,7 @@ def of_restore(backup: Backup, result: "RestoreResult") -> dict[str, Any]:
     kept = f"; the database that was there before is `{result.previous}`" if result.previous else ""
     return {
         BACKUP: str(backup.name),
-        "summary": dg.MetadataValue.md(
+        SUMMARY: dg.MetadataValue.md(
             f"**`{_plain(result.database)}`** holds {_plain(str(backup.name))}: "
             f"{result.tables:,} tables and {result.rows:,} rows, "
             f"in {result.seconds:,.1f} s{_plain(kept)}"
@@ -111,7 +116,9 @@ def of_restore(backup: Backup, result: "RestoreResult") -> dict[str, Any]:
 
 def of_verifications(entries: Mapping[str, EvidenceEntry]) -> dict[str, Any]:
     """Several backups, each read back."""
+    good = sum(entry.passed for entry in entries.values())
     return {
+        SUMMARY: dg.MetadataValue.md(f"{good:,} of {len(entries):,} backups are whole"),
         "verified": sum(entry.passed for entry in entries.values()),
         "failed": sum(not entry.passed for entry in entries.values()),
         "size_bytes": sum(entry.read_bytes for entry in entries.values()),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dagster_aws.s3 import S3Resource
 
     from backup_pipeline.engine.dump import DumpSource
-    from backup_pipeline.engine.notify import Outcome
+    from backup_pipeline.engine.notify import Heartbeat, Outcome
     from backup_pipeline.engine.postgres import Server
     from backup_pipeline.engine.store import ObjectStore
 else:
@@ -53,6 +53,9 @@ class Notifier(Protocol):
 
     def send(self, outcome: "Outcome") -> tuple[str, ...]:
         """Tell them; gives the names of the services that did not take it."""
+
+    def beat(self) -> "Heartbeat":
+        """Tell a dead man's switch that a backup was verified."""
 
 
 class PostgresResource(dg.ConfigurableResource[Any]):
@@ -147,13 +150,24 @@ class ConfiguredServices:
         urls = [url.get_secret_value() for url in load_settings().notify_urls]
         return notify(urls, outcome)
 
+    def beat(self) -> "Heartbeat":
+        """Ping BACKUP_HEARTBEAT_URL."""
+        from backup_pipeline.engine.notify import beat
 
-def resources(database: Database) -> dict[str, Any]:
-    """The real resources of a database, by the keys under which its definitions ask for them."""
+        url = load_settings().heartbeat_url
+        return beat(url.get_secret_value() if url else None)
+
+
+def resources(database: Database, dsn_variable: str | None = None) -> dict[str, Any]:
+    """The real resources of a database, by the keys under which its definitions ask for them.
+
+    `dsn_variable` names the environment variable with the connection string, if not `BACKUP_DSN`.
+    """
+    dsn = dg.EnvVar(dsn_variable) if dsn_variable else None
     settings = database.settings
     bucket = BucketResource(s3=_s3(settings), bucket=settings.bucket, prefix=settings.prefix)
     return {
-        database.own("postgres"): PostgresResource(),
+        database.own("postgres"): PostgresResource(dsn=dsn),
         database.own("bucket"): bucket,
         database.own("notifier"): ConfiguredServices(),
     }

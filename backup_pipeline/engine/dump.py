@@ -22,11 +22,14 @@ from backup_pipeline.engine.postgres import (
 )
 from backup_pipeline.engine.process import Reader, output, reading
 from backup_pipeline.engine.script import CLOSING_LINE
-from backup_pipeline.errors import PostgresFailed
+from backup_pipeline.errors import BackupRunning, PostgresFailed
 
 if TYPE_CHECKING:
     import psycopg
     from psycopg.rows import TupleRow
+
+# The first half of the lock's key; a number that nobody else would hit upon.
+_LOCK = 0x6261636B
 
 _PLAIN = ("--no-owner", "--no-privileges")
 _CLEAN = ("--clean", "--if-exists")
@@ -73,7 +76,9 @@ class PostgresDumpSource:
     def open_dump(self) -> "Iterator[PostgresDump]":
         """Export a snapshot from a REPEATABLE READ, READ ONLY transaction and hold it.
 
-        Raises `PostgresUnreachable`, `ClientTooOld` and `PostgresFailed`.
+        One dump of a database is made at a time, wherever it was started; another waits for it as
+        long as for any lock.
+        Raises `PostgresUnreachable`, `ClientTooOld`, `BackupRunning` and `PostgresFailed`.
         """
         with self.server.connect() as connection:
             version_num = connection.info.server_version
@@ -81,9 +86,26 @@ class PostgresDumpSource:
             # The connection idles while pg_dump works, and must not be ended for that.
             connection.execute("SET idle_in_transaction_session_timeout = 0")
             connection.execute("SET statement_timeout = 0")
+            _wait_for_turn(connection, self.lock_timeout)
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             snapshot = _value(connection, "SELECT pg_export_snapshot()")
             yield PostgresDump(connection, snapshot, clients, self.lock_timeout)
+
+
+def _wait_for_turn(connection: "psycopg.Connection[TupleRow]", timeout: float) -> None:
+    """Take the advisory lock that is this software's in each database; the session holds it."""
+    from psycopg import errors
+
+    milliseconds = str(int(timeout * 1000))
+    connection.execute("SELECT set_config('lock_timeout', %s, false)", (milliseconds,))
+    try:
+        connection.execute("SELECT pg_advisory_lock(%s, 0)", (_LOCK,))
+    except errors.LockNotAvailable as error:
+        raise BackupRunning(
+            f"another backup of {connection.info.dbname!r} has been running for more than "
+            f"{timeout:g} s"
+        ) from error
+    connection.execute("SET lock_timeout = 0")
 
 
 class PostgresDump:

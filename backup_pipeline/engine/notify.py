@@ -2,8 +2,18 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from enum import StrEnum
+from http.client import HTTPException
+from typing import TYPE_CHECKING
+from urllib.request import urlopen
+
+if TYPE_CHECKING:
+    from apprise import NotifyType
+
+_BEATS = 3
+_BEAT_SECONDS = 5.0
 
 # They write the URLs that they call, and those hold tokens.
 _TALKATIVE = ("apprise", "urllib3", "requests")
@@ -18,6 +28,8 @@ class Outcome:
     succeeded: bool
     title: str
     lines: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """Those of the lines that make a success one to look at."""
 
 
 def notify(urls: Sequence[str], outcome: Outcome) -> tuple[str, ...]:
@@ -36,7 +48,7 @@ def notify(urls: Sequence[str], outcome: Outcome) -> tuple[str, ...]:
 
 
 def _undelivered(number: int, url: str, outcome: Outcome) -> str | None:
-    from apprise import Apprise, NotifyFormat, NotifyType
+    from apprise import Apprise, NotifyFormat
 
     service = Apprise.instantiate(url)
     if service is None:
@@ -46,10 +58,43 @@ def _undelivered(number: int, url: str, outcome: Outcome) -> str | None:
     taken = sender.notify(
         title=outcome.title,
         body="\n".join(outcome.lines) or outcome.title,
-        notify_type=NotifyType.SUCCESS if outcome.succeeded else NotifyType.FAILURE,
+        notify_type=_kind(outcome),
         body_format=NotifyFormat.TEXT,
     )
     return None if taken else f"notification service {number}, {service.service_name}"
+
+
+def _kind(outcome: Outcome) -> "NotifyType":
+    from apprise import NotifyType
+
+    if not outcome.succeeded:
+        return NotifyType.FAILURE
+    return NotifyType.WARNING if outcome.warnings else NotifyType.SUCCESS
+
+
+class Heartbeat(StrEnum):
+    """What became of the ping after a verified backup."""
+
+    SENT = "sent"
+    FAILED = "not delivered"
+    NONE = "not configured"
+
+
+def beat(url: str | None) -> Heartbeat:
+    """Ping a dead-man's switch, which raises the alarm when no ping comes; tries three times.
+
+    Like a notification it is never an error: the caller reports what became of it.
+    The URL holds a token, and shows nowhere.
+    """
+    if not url:
+        return Heartbeat.NONE
+    for _ in range(_BEATS):
+        # Settings let nothing but http and https through.
+        with suppress(OSError, HTTPException, ValueError):
+            with urlopen(url, timeout=_BEAT_SECONDS) as answer:  # noqa: S310
+                answer.read(1)
+            return Heartbeat.SENT
+    return Heartbeat.FAILED
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from backup_pipeline.defs.resources import resources
 from backup_pipeline.engine.catalog import read_catalog
 from backup_pipeline.engine.model import Backup
 from backup_pipeline.engine.names import BackupName, Keys, Kind
-from backup_pipeline.engine.notify import Outcome
+from backup_pipeline.engine.notify import Heartbeat, Outcome
 from backup_pipeline.settings import Settings
 from backup_pipeline_tests.fakes import MemoryStore
 from backup_pipeline_tests.fakes_dump import FakePostgres
@@ -59,11 +59,18 @@ class FakeNotifier:
 
     outcomes: list[Outcome] = field(default_factory=list)
     deaf: tuple[str, ...] = ()
+    beats: int = 0
+    heartbeat: Heartbeat = Heartbeat.SENT
 
     def send(self, outcome: Outcome) -> tuple[str, ...]:
         """Keep it."""
         self.outcomes.append(outcome)
         return self.deaf
+
+    def beat(self) -> Heartbeat:
+        """Count it."""
+        self.beats += 1
+        return self.heartbeat
 
 
 class Project:

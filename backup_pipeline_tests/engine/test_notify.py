@@ -4,12 +4,13 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
 
-from backup_pipeline.engine.notify import Outcome, notify
+from backup_pipeline.engine.notify import Heartbeat, Outcome, beat, notify
 
 # Apprise imports it where Python still has it (3.11 and 3.12).
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
@@ -106,3 +107,68 @@ def test_a_token_is_in_no_log_even_where_debugging_is_on(
     notify([receiver.url], DONE)
     assert CANARY not in caplog.text
     assert logging.getLogger("urllib3").level == logging.DEBUG
+
+
+# The dead man's switch
+
+
+class Pulse(HTTPServer):
+    """Counts the pings, and answers with these statuses, the last one for ever."""
+
+    def __init__(self, *statuses: int) -> None:
+        super().__init__(("127.0.0.1", 0), Beating)
+        self.statuses = list(statuses)
+        self.pings = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{CANARY}"
+
+
+class Beating(BaseHTTPRequestHandler):
+    server: Pulse
+
+    def do_GET(self) -> None:
+        self.server.pings += 1
+        statuses = self.server.statuses
+        self.send_response(statuses.pop(0) if len(statuses) > 1 else statuses[0])
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def pulse(*statuses: int) -> Iterator[Pulse]:
+    with Pulse(*statuses) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("statuses", "became", "pings"),
+    [
+        ((200,), Heartbeat.SENT, 1),
+        ((503, 200), Heartbeat.SENT, 2),
+        ((404,), Heartbeat.FAILED, 3),
+    ],
+)
+def test_a_heartbeat_is_tried_three_times(
+    statuses: tuple[int, ...], became: Heartbeat, pings: int
+) -> None:
+    with pulse(*statuses) as server:
+        assert beat(server.url) is became
+        assert server.pings == pings
+
+
+def test_a_heartbeat_that_nobody_hears_is_no_error(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        assert beat(f"http://127.0.0.1:9/{CANARY}") is Heartbeat.FAILED
+    assert CANARY not in caplog.text + "".join(capfd.readouterr())
+
+
+def test_without_an_address_there_is_no_heartbeat() -> None:
+    assert beat(None) is Heartbeat.NONE

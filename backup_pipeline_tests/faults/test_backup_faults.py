@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from backup_pipeline.engine.s3 import S3Store
 from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.errors import (
     BackupPipelineError,
+    BackupRunning,
     ChildFailed,
     ClientTooOld,
     PostgresFailed,
@@ -193,6 +195,25 @@ def test_a_database_that_is_dropped_in_the_middle(
         with pytest.raises((PostgresFailed, PostgresUnreachable)):
             attempt(doomed, store, postgres18.bin_dir, once_beyond(2_000_000, drop))
         assert_absent(store, doomed.using("postgres"))
+
+
+def test_a_second_backup_of_a_database_waits_its_turn_and_is_refused_in_the_end(
+    server: Server, store: ObjectStore, postgres18: EmbeddedPostgres
+) -> None:
+    first = PostgresDumpSource(server, [postgres18.bin_dir])
+    with first.open_dump():
+        with pytest.raises(BackupRunning, match=r"another backup of .* more than 0\.3 s"):
+            attempt(server, store, postgres18.bin_dir, lock_timeout=0.3)
+        assert [info.key for info in store.list("")] == []
+        asked = time.monotonic()
+        second = threading.Thread(target=attempt, args=(server, store, postgres18.bin_dir))
+        second.start()
+        time.sleep(0.5)
+        assert [info.key for info in store.list("")] == []
+        assert second.is_alive()
+    second.join(60)
+    assert time.monotonic() - asked > 0.5
+    assert len(list(store.list(""))) == 3
 
 
 def test_a_table_that_somebody_has_locked(

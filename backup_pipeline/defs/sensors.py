@@ -1,0 +1,186 @@
+"""Sensors: tell people what became of a run, or that no backup came; start one when asked.
+
+Dagster keeps the cursors, so each event is told once, also after the daemon was down.
+A message that can't be delivered fails the sensor's tick, where the UI shows it, and nothing else.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from backup_pipeline.defs.database import Database, HasResources
+from backup_pipeline.defs.outcomes import outcome_of
+from backup_pipeline.engine.notify import Outcome
+
+if TYPE_CHECKING:
+    import logging
+
+    # What `define_asset_job` returns; Dagster does not export it.
+    from dagster._core.definitions.unresolved_asset_job_definition import (
+        UnresolvedAssetJobDefinition,
+    )
+
+_ENDS = {
+    "tell_success": dg.DagsterRunStatus.SUCCESS,
+    "tell_failure": dg.DagsterRunStatus.FAILURE,
+    "tell_cancellation": dg.DagsterRunStatus.CANCELED,
+}
+
+
+def database_sensors(
+    database: Database, backup_job: "UnresolvedAssetJobDefinition"
+) -> Sequence[dg.SensorDefinition]:
+    """The sensors of a database."""
+    sensors: list[dg.SensorDefinition] = [
+        _tell_end(database, name, status) for name, status in _ENDS.items()
+    ]
+    sensors.append(_tell_staleness(database))
+    if database.settings.after_assets:
+        sensors.append(_backup_after_assets(database, backup_job))
+    return sensors
+
+
+def _tell_end(
+    database: Database, name: str, status: dg.DagsterRunStatus
+) -> dg.RunStatusSensorDefinition:
+    def tell(context: dg.RunStatusSensorContext) -> None:
+        outcome = outcome_of(database, context.instance, context.dagster_run)
+        if outcome:
+            _tell(database, context, context.log, outcome)
+
+    return dg.RunStatusSensorDefinition(
+        name=database.own(name),
+        run_status=status,
+        run_status_sensor_fn=tell,
+        minimum_interval_seconds=10,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        required_resource_keys=database.needs("notifier"),
+        description=f"Tells people of each {status.value.lower()} among the runs of "
+        f"{database.name}, failed checks included.",
+    )
+
+
+class Watch(BaseModel, frozen=True):
+    """What the staleness sensor remembers."""
+
+    since: datetime
+    """When it began to watch."""
+    stale: bool = False
+    """Whether people know that the backup is stale."""
+
+
+def _tell_staleness(database: Database) -> dg.SensorDefinition:
+    hours = database.settings.freshness_hours
+
+    @dg.sensor(
+        name=database.own("tell_staleness"),
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        required_resource_keys=database.needs("notifier"),
+        description=f"Tells people once when no backup of {database.name} was verified for "
+        f"{hours:g} hours, or ever, and once when one is again.",
+    )
+    def tell_staleness(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        now = datetime.now(UTC)
+        watch = _watch(context.cursor, now)
+        state = _freshness(context.instance, database.verified)
+        stale = state == "FAIL" or (
+            state == "UNKNOWN" and now - watch.since > timedelta(hours=hours)
+        )
+        # First, so that a message which can't be delivered is not sent for ever.
+        context.update_cursor(watch.model_copy(update={"stale": stale}).model_dump_json())
+        if stale != watch.stale:
+            outcome = _staleness(database, stale=stale, never=state == "UNKNOWN")
+            _tell(database, context, context.log, outcome)
+        return dg.SkipReason(f"The newest verified backup is {'stale' if stale else 'fresh'}.")
+
+    return tell_staleness
+
+
+def _watch(cursor: str | None, now: datetime) -> Watch:
+    try:
+        return Watch.model_validate_json(cursor or "")
+    except ValidationError:
+        return Watch(since=now)
+
+
+def _freshness(instance: dg.DagsterInstance, asset: dg.AssetKey) -> str:
+    """What the daemon says of the declared freshness; `UNKNOWN` where it was never materialized."""
+    record = instance.get_freshness_state_records([asset]).get(asset)
+    return record.freshness_state.value if record else "UNKNOWN"
+
+
+def _staleness(database: Database, *, stale: bool, never: bool) -> Outcome:
+    hours = database.settings.freshness_hours
+    lines: tuple[str, ...]
+    if not stale:
+        title = f"Backup of {database.name} is fresh again"
+        lines = (f"A backup was verified within the last {hours:g} hours.",)
+    elif never:
+        title = f"Backup of {database.name} was NEVER made"
+        lines = (
+            f"No backup was verified in the {hours:g} hours since this was watched.",
+            "Is the schedule running, and does the job succeed?",
+        )
+    else:
+        title = f"Backup of {database.name} is STALE"
+        lines = (
+            f"No backup was verified for more than {hours:g} hours.",
+            "Look at the last runs of the backup job, and at the schedule.",
+        )
+    return Outcome("freshness", database.name, succeeded=not stale, title=title, lines=lines)
+
+
+def _backup_after_assets(
+    database: Database, job: "UnresolvedAssetJobDefinition"
+) -> dg.SensorDefinition:
+    awaited = database.settings.after_assets
+
+    @dg.sensor(
+        name=database.own("backup_after_assets"),
+        job=job,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Makes a backup after each materialization of {', '.join(awaited)}.",
+    )
+    def backup_after_assets(
+        context: dg.SensorEvaluationContext,
+    ) -> dg.RunRequest | dg.SkipReason:
+        seen = _seen(context.cursor)
+        latest = {key: _latest_materialization(context.instance, key) for key in awaited}
+        context.update_cursor(json.dumps(latest))
+        # What was there before this sensor was is no reason for a backup.
+        new = [key for key in awaited if seen is not None and latest[key] > seen.get(key, 0)]
+        if not new:
+            return dg.SkipReason("None of them was materialized.")
+        return dg.RunRequest(
+            run_key="_".join(str(latest[key]) for key in new),
+            tags={"backup_pipeline/after": ",".join(new)[:200]},
+        )
+
+    return backup_after_assets
+
+
+def _seen(cursor: str | None) -> dict[str, int] | None:
+    return TypeAdapter(dict[str, int]).validate_json(cursor) if cursor else None
+
+
+def _latest_materialization(instance: dg.DagsterInstance, key: str) -> int:
+    """Where in the event log it is; 0 where there is none."""
+    found = instance.fetch_materializations(dg.AssetKey.from_user_string(key), limit=1).records
+    return found[0].storage_id if found else 0
+
+
+def _tell(
+    database: Database, context: HasResources, log: "logging.Logger", outcome: Outcome
+) -> None:
+    log.info("\n".join((outcome.title, *outcome.lines)))
+    undelivered = database.notifier(context).send(outcome)
+    if undelivered:
+        raise dg.Failure(
+            f"{outcome.title!r} was not delivered to {', '.join(undelivered)}",
+            metadata={"undelivered": len(undelivered)},
+        )

@@ -1,0 +1,99 @@
+"""The two instance files: SQLite for a start, PostgreSQL and the bucket in production."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.instance.config import PoolGranularity
+
+from backup_pipeline.embedded.postgres import EmbeddedPostgres
+from backup_pipeline.engine.catalog import read_catalog
+from backup_pipeline.engine.names import Keys
+from backup_pipeline.engine.store import ObjectStore
+
+ROOT = Path(__file__).parent.parent
+JOB = "database_backup_pipeline"
+WHICH = ("-m", "backup_pipeline.definitions", "-j", JOB)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A DAGSTER_HOME with the instance file of a production deployment."""
+    (tmp_path / "dagster.yaml").write_text((ROOT / "deploy" / "dagster.yaml").read_text())
+    return tmp_path
+
+
+@pytest.fixture
+def production(
+    home: Path,
+    postgres: EmbeddedPostgres,
+    database: str,
+    sample_database: str,
+    s3_environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[dg.DagsterInstance]:
+    """The instance, on an empty database and in the bucket of the backups."""
+    server = postgres.environment(database)
+    found = {
+        "DAGSTER_HOME": str(home),
+        "DAGSTER_PG_HOST": server["PGHOST"],
+        "DAGSTER_PG_PORT": server["PGPORT"],
+        "DAGSTER_PG_USERNAME": server["PGUSER"],
+        "DAGSTER_PG_PASSWORD": server["PGPASSWORD"],
+        "DAGSTER_PG_DB": database,
+        "BACKUP_PG_BIN_DIRS": str(postgres.bin_dir),
+        **postgres.environment(sample_database),
+        **s3_environment,
+    }
+    for variable, value in found.items():
+        monkeypatch.setenv(variable, value)
+    with dg.DagsterInstance.get() as instance:
+        yield instance
+
+
+def require_what_both_promise(instance: dg.DagsterInstance) -> None:
+    assert not instance.telemetry_enabled
+    assert instance.run_monitoring_enabled
+    assert not instance.run_retries_enabled
+    assert instance.freshness_enabled
+    pools = instance.get_concurrency_config().pool_config
+    assert pools.pool_granularity is PoolGranularity.RUN
+    assert pools.default_pool_limit == 1
+
+
+def test_the_file_in_the_root_keeps_everything_in_its_own_directory(tmp_path: Path) -> None:
+    (tmp_path / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        require_what_both_promise(instance)
+        assert instance.storage_directory().startswith(str(tmp_path))
+
+
+def test_production_keeps_runs_in_postgresql_and_logs_in_the_bucket(
+    production: dg.DagsterInstance, home: Path, store: ObjectStore, sample_database: str
+) -> None:
+    require_what_both_promise(production)
+    assert "Postgres" in type(production.run_storage).__name__
+
+    ran = subprocess.run(
+        [sys.executable, "-m", "dagster", "job", "execute", *WHICH],
+        cwd=home,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    (run,) = production.get_runs()
+    assert (run.job_name, run.status) == (JOB, dg.DagsterRunStatus.SUCCESS)
+    logs = [info.key for info in store.list("dagster/compute-logs/")]
+    assert any(run.run_id in key for key in logs)
+    catalog = read_catalog(store, Keys("backups/postgres/"))
+    assert [backup.name.database for backup in catalog.backups] == [sample_database]
+    assert catalog.strays == ()
+    assert list(home.glob("history*")) == []

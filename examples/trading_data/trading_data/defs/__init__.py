@@ -1,0 +1,1 @@
+"""Assets, and a folder for each database that is backed up."""
