@@ -28,7 +28,7 @@ dev: $(READY)  ## the same services with the Dagster UI on http://127.0.0.1:3000
 	@$(BIN)/backup-pipeline dev
 
 test: $(READY)  ## every test, against real servers that the tests start themselves
-	$(BIN)/pytest --numprocesses $(WORKERS)
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup
 
 test-engine: $(READY)  ## the inner loop
 	$(BIN)/pytest --numprocesses $(WORKERS) backup_pipeline_tests/engine

@@ -93,6 +93,8 @@ def _dump_checks(database: Database) -> dg.AssetChecksDefinition:
         description="Looks at the backup of this run; run alone, at the newest in the bucket.",
         required_resource_keys=database.needs("bucket"),
         pool=database.group,
+        # Without it the UI would not execute any of them by itself.
+        can_subset=True,
     )
     def dump_checks(context: dg.AssetCheckExecutionContext) -> Results:
         bucket = database.bucket(context)
@@ -104,9 +106,9 @@ def _dump_checks(database: Database) -> dg.AssetChecksDefinition:
                 **_judge_objects(database, store, keys, name, manifest),
                 **_judge_against_history(database, store, keys, manifest),
             }
-        for check, comparison in judged.items():
+        for check in _asked_for(context):
             warns = check.endswith("_usual")
-            yield _result(database.dump, check, str(name), comparison, warns=warns)
+            yield _result(database.dump, check, str(name), judged[check], warns=warns)
 
     return dump_checks
 
@@ -171,13 +173,15 @@ def _bucket_checks(database: Database) -> dg.AssetChecksDefinition:
         description="Looks at the bucket as it is now.",
         required_resource_keys=database.needs("bucket"),
         pool=database.group,
+        # Without it the UI would not execute any of them by itself.
+        can_subset=True,
     )
     def bucket_checks(context: dg.AssetCheckExecutionContext) -> Results:
         bucket = database.bucket(context)
         with failing_clearly(context):
             judged = _judge_bucket(database, bucket.store(), bucket.backup_keys())
-        for check, comparison in judged.items():
-            yield _result(database.pruned, check, None, comparison, warns=True)
+        for check in _asked_for(context):
+            yield _result(database.pruned, check, None, judged[check], warns=True)
 
     return bucket_checks
 
@@ -201,6 +205,10 @@ def _judge_bucket(database: Database, store: ObjectStore, keys: Keys) -> dict[st
         "no_stray": _none(strays, "Every object belongs to a backup."),
         "no_stale_upload": _none(stale, f"No upload is older than {_hours(database)}."),
     }
+
+
+def _asked_for(context: dg.AssetCheckExecutionContext) -> list[str]:
+    return sorted(key.name for key in context.selected_asset_check_keys)
 
 
 def _none(found: list[str], otherwise: str) -> Comparison:

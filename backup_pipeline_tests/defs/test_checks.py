@@ -151,11 +151,20 @@ def test_an_empty_database_is_a_good_backup(
     assert all(each.passed for each in results(result).values())
 
 
-def check_alone(project: Project, op: str) -> dg.ExecuteInProcessResult:
+def test_one_check_may_be_run_by_itself(project: Project) -> None:
+    assert project.run().success
+    assert list(results(check_alone(project, "dump_checks", "rows_usual"))) == ["rows_usual"]
+
+
+def check_alone(project: Project, op: str, only: str = "") -> dg.ExecuteInProcessResult:
     """Run the checks of one step without their asset, as the UI does."""
     graph = project.defs.resolve_asset_graph()
     asset = {"dump_checks": project.database.dump, "bucket_checks": project.database.pruned}[op]
-    checks = dg.AssetSelection.checks_for_assets(asset).resolve_checks(graph)
+    checks = [
+        key
+        for key in dg.AssetSelection.checks_for_assets(asset).resolve_checks(graph)
+        if only in key.name
+    ]
     job = dg.define_asset_job("checks_alone", dg.AssetSelection.checks(*checks))
     resolved = dg.Definitions(
         assets=project.defs.assets,

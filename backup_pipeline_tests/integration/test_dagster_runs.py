@@ -23,6 +23,7 @@ from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline_tests.dagster_ui import DagsterUI, started
 from backup_pipeline_tests.store_contract import connection_to
 
+pytestmark = pytest.mark.xdist_group("dagster_runs")
 DATABASE = "seen_by_dagster"
 KEYS = Keys("backups/postgres/")
 MULTIPROCESS = {"execution": {"config": {"multiprocess": {"max_concurrent": 2}}}}
