@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+from backup_pipeline.version import __version__
+
 if TYPE_CHECKING:
     from backup_pipeline.defs.component import DatabaseBackupComponent
     from backup_pipeline.requirement import require_fresh_backup
-
-__version__ = "0.1.0"
 
 __all__ = ["DatabaseBackupComponent", "__version__", "require_fresh_backup"]
 

@@ -36,6 +36,7 @@ _LAUNCH = """
         __typename
         ... on LaunchRunSuccess { run { runId } }
         ... on PythonError { message }
+        ... on InvalidSubsetError { message }
         ... on RunConfigValidationInvalid { errors { message } } } }
 """
 _TERMINATE = """
@@ -45,6 +46,10 @@ _TERMINATE = """
 _CHECKS = """
     query($asset: AssetKeyInput!) { assetNodeOrError(assetKey: $asset) {
         ... on AssetNode { assetChecksOrError { ... on AssetChecks { checks { name } } } } } }
+"""
+_FRESHNESS = """
+    query($asset: AssetKeyInput!) { assetNodeOrError(assetKey: $asset) {
+        ... on AssetNode { freshnessStatusInfo { freshnessStatus } } } }
 """
 _RUN = """
     query($run: ID!) { runOrError(runId: $run) { ... on Run { status startTime endTime } } }
@@ -81,6 +86,16 @@ class DagsterUI:
     def launch(self, job: str, config: Mapping[str, object] | None = None) -> str:
         """Start a run of a job as the launchpad does; gives its id."""
         return self._launch({"pipelineName": job}, config or {})
+
+    def materialize(self, asset: Sequence[str]) -> str:
+        """Materialize one asset, and run its checks; gives the run's id."""
+        selector = {"pipelineName": "__ASSET_JOB", "assetSelection": [{"path": [*asset]}]}
+        return self._launch(selector, {})
+
+    def freshness(self, asset: Sequence[str]) -> str:
+        """What the daemon says of an asset's declared freshness."""
+        found = self.ask(_FRESHNESS, asset={"path": [*asset]})["assetNodeOrError"]
+        return str((found["freshnessStatusInfo"] or {}).get("freshnessStatus"))
 
     def run_checks(self, asset: Sequence[str]) -> str:
         """Run the checks of an asset that have a step of their own; gives the run's id."""

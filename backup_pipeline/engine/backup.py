@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Callable
 from datetime import datetime
 
-import backup_pipeline
 from backup_pipeline.engine.compression import MemberWriter
 from backup_pipeline.engine.documents import to_json
 from backup_pipeline.engine.dump import Dump, DumpSource
@@ -24,6 +23,7 @@ from backup_pipeline.engine.script import RowCounter, Tail
 from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.engine.upload import Upload
 from backup_pipeline.errors import PostgresFailed, StoreError
+from backup_pipeline.version import __version__
 
 _CHUNK = 1 << 20
 
@@ -64,7 +64,7 @@ def back_up(
             members=members,
             schema_archive=SchemaArchive(len(archive), hashlib.sha256(archive).hexdigest()),
             pg_dump_version=dump.pg_dump_version,
-            software_version=backup_pipeline.__version__,
+            software_version=__version__,
         )
         _commit(store, keys, manifest, archive, upload)
     return manifest

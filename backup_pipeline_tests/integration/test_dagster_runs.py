@@ -1,6 +1,7 @@
 """Runs that the UI launches: queued, executed in processes of their own, cancelled, told."""
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import psutil
 import psycopg
 import pytest
 
-from backup_pipeline.defs.jobs import JOB, RESTORE
+from backup_pipeline.defs.jobs import JOB, PRUNE, RESTORE, VERIFY
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.embedded.s3 import S3Access
 from backup_pipeline.engine.catalog import read_catalog, read_manifest
@@ -98,6 +99,12 @@ def storage(s3_server: S3Access) -> Iterator[tuple[str, ObjectStore]]:
 
 
 @pytest.fixture(scope="module")
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the runs may put their temporary files."""
+    return tmp_path_factory.mktemp("tmp")
+
+
+@pytest.fixture(scope="module")
 def ui(
     postgres: EmbeddedPostgres,
     sample_database: str,
@@ -105,6 +112,7 @@ def ui(
     storage: tuple[str, ObjectStore],
     messages: Messages,
     pg_dump: Path,
+    temporary: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[DagsterUI]:
     """Dagster with daemon and webserver, for a database of the sample."""
@@ -114,6 +122,7 @@ def ui(
             **s3_server.environment(),
             **postgres.environment(DATABASE),
             "BACKUP_BUCKET": storage[0],
+            "TMPDIR": str(temporary),
             "BACKUP_PG_BIN_DIRS": str(pg_dump),
             "BACKUP_NOTIFY_URLS": f"json://127.0.0.1:{messages.server_port}/",
         }
@@ -227,9 +236,30 @@ def test_the_launchpad_restores_a_database_and_people_are_told(
     assert target in message["message"]
 
 
-def test_the_job_also_runs_with_a_process_for_each_step(
-    ui: DagsterUI, bucket_store: ObjectStore
+def test_everything_also_runs_in_processes_of_its_own_that_share_no_file(
+    ui: DagsterUI, bucket_store: ObjectStore, temporary: Path
 ) -> None:
-    assert ui.wait(ui.launch(JOB, MULTIPROCESS)) == "SUCCESS"
-    newest = read_catalog(bucket_store, KEYS, DATABASE).backups[0]
+    """Nothing is handed on but the name of a backup: the temporary directory is emptied between."""
+    before = len(read_catalog(bucket_store, KEYS, DATABASE).backups)
+    dagsters = set(temporary.iterdir())  # the sockets of its servers
+
+    def require(run: str) -> None:
+        assert ui.wait(run) == "SUCCESS"
+        for left in set(temporary.iterdir()) - dagsters:
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+    require(ui.launch(JOB, MULTIPROCESS))
+    for asset in ("database_dump", "verified_backup", "pruned_bucket"):
+        require(ui.materialize([DATABASE, asset]))
+    require(ui.run_checks([DATABASE, "database_dump"]))
+    require(ui.launch(VERIFY))
+    require(ui.launch(PRUNE))
+
+    newest, *others = read_catalog(bucket_store, KEYS, DATABASE).backups
     assert newest.state is State.VERIFIED
+    assert len(others) == before + 1
+
+
+def test_the_daemon_judges_the_freshness_that_is_declared(ui: DagsterUI) -> None:
+    assert ui.wait(ui.launch(JOB)) == "SUCCESS"
+    wait_for(lambda: ui.freshness([DATABASE, "verified_backup"]) == "HEALTHY", "freshness")
