@@ -157,6 +157,18 @@ def create_database(postgres: EmbeddedPostgres) -> Iterator[CreateDatabase]:
         yield create
 
 
+@contextmanager
+def database_called(postgres: EmbeddedPostgres, name: str, template: str) -> Iterator[None]:
+    """A copy of a database under a name, dropped afterwards with all whose names begin so."""
+    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+        copy = SQL("CREATE DATABASE {} TEMPLATE {}")
+        admin.execute(copy.format(Identifier(name), Identifier(template)))
+        yield
+        like = "SELECT datname FROM pg_database WHERE starts_with(datname, %s)"
+        for (left,) in admin.execute(like, (name,)).fetchall():
+            admin.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(left)))
+
+
 @pytest.fixture
 def database(create_database: CreateDatabase) -> str:
     """The name of an empty database on `postgres`."""
@@ -211,13 +223,20 @@ def s3_server(outside: Mapping[str, str]) -> Iterator[S3Access]:
         yield embedded.access
 
 
+@contextmanager
+def bucket_on(server: S3Access, prefix: str = "test") -> Iterator[str]:
+    """The name of an empty bucket, removed afterwards with whatever is in it."""
+    name = f"{prefix}-{uuid.uuid4().hex[:8]}"
+    server.create_bucket(name)
+    yield name
+    _remove_bucket(server, name)
+
+
 @pytest.fixture
 def bucket(s3_server: S3Access) -> Iterator[str]:
-    """The name of an empty bucket, removed afterwards with whatever is in it."""
-    name = f"test-{uuid.uuid4().hex[:12]}"
-    s3_server.create_bucket(name)
-    yield name
-    _remove_bucket(s3_server, name)
+    """The name of an empty bucket."""
+    with bucket_on(s3_server) as name:
+        yield name
 
 
 def _remove_bucket(server: S3Access, bucket: str) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     # What a step's failure holds; Dagster does not export it.
     from dagster_shared.error import SerializableErrorInfo
 
+# What Dagster raises in a step whose blocking check failed; the check says more by itself.
+_BLOCKED = "DagsterAssetCheckFailedError"
 _CONCERNS = {
     dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED,
     dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED,
@@ -37,11 +39,17 @@ def outcome_of(
     verb = _verb(database, instance, run)
     if verb is None:
         return None
-    warnings = tuple(_failed_checks(instance, run))
+    failures = tuple(_failures(instance, run))
+    # A verification that failed says the same as an error and as a check.
+    warnings = tuple(
+        f"Check {name}: {said}"
+        for name, said in _failed_checks(instance, run)
+        if not any(said in line for line in failures)
+    )
     word = _WORDS[run.status]
     if warnings and run.is_success:
         word += f" with {len(warnings)} warning{'s' if len(warnings) > 1 else ''}"
-    lines = [*_failures(instance, run), *warnings, *_summaries(instance, run)]
+    lines = [*failures, *warnings, *_summaries(instance, run)]
     if run.is_failure and not lines:
         lines = ["No step failed: the run was never begun, or its process died."]
     return Outcome(
@@ -82,8 +90,8 @@ def _failures(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Iterator[str]
         failure = data.user_failure_data
         if failure and failure.description and "exit_code" in failure.metadata:
             yield from failure.description.splitlines()
-        else:
-            yield f"An unexpected {_kind(data.error)}; the log of the run says more."
+        elif (kind := _kind(data.error)) != _BLOCKED:
+            yield f"An unexpected {kind}; the log of the run says more."
 
 
 def _kind(error: "SerializableErrorInfo | None") -> str:
@@ -93,12 +101,13 @@ def _kind(error: "SerializableErrorInfo | None") -> str:
     return (error and error.cls_name) or "error"
 
 
-def _failed_checks(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Iterator[str]:
+def _failed_checks(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Iterator[tuple[str, str]]:
+    """The name of each, and what it said."""
     of_type = dg.DagsterEventType.ASSET_CHECK_EVALUATION
     for record in instance.get_records_for_run(run.run_id, of_type=of_type).records:
         check = record.event_log_entry.get_dagster_event().asset_check_evaluation_data
         if not check.passed:
-            yield f"Check {check.asset_key.path[-1]}.{check.check_name}: {check.description}"
+            yield f"{check.asset_key.path[-1]}.{check.check_name}", check.description or "failed"
 
 
 def _summaries(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Iterator[str]:

@@ -6,7 +6,7 @@ A message that can't be delivered fails the sensor's tick, where the UI shows it
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -85,7 +85,7 @@ def _tell_staleness(database: Database) -> dg.SensorDefinition:
         f"{hours:g} hours, or ever, and once when one is again.",
     )
     def tell_staleness(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        now = datetime.now(UTC)
+        now = database.clock()
         watch = _watch(context.cursor, now)
         state = _freshness(context.instance, database.verified)
         stale = state == "FAIL" or (

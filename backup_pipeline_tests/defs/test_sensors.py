@@ -1,7 +1,7 @@
 """Who is told what, and when: sensors evaluated as the daemon does, with their cursors."""
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -9,12 +9,11 @@ import pytest
 from dagster._core.definitions.freshness import FreshnessState, FreshnessStateChange
 
 from backup_pipeline.defs.jobs import PRUNE, RESTORE
-from backup_pipeline.defs.sensors import Watch
 from backup_pipeline.engine.model import Section
 from backup_pipeline.engine.notify import Heartbeat, Outcome
 from backup_pipeline.errors import ChildFailed, StoreError
 from backup_pipeline.settings import Settings
-from backup_pipeline_tests.defs.project import NOON, Project, metadata_of
+from backup_pipeline_tests.defs.project import NOON, Project, flip_a_bit, metadata_of
 from backup_pipeline_tests.fakes import MemoryStore
 from backup_pipeline_tests.made_backups import make_backup
 
@@ -165,6 +164,27 @@ def test_a_failed_check_that_only_warns_is_part_of_the_message(daemon: Daemon) -
     assert "Check database_dump.rows_usual: Unusual rows: public.quotes is gone." in outcome.lines
 
 
+def test_a_check_that_blocks_is_told_in_its_own_words(instance: dg.DagsterInstance) -> None:
+    daemon = Daemon(Project(instance, Settings(size_minimum=10**6)))
+    daemon.tick(*ENDS)
+    assert not daemon.project.run().success
+    (outcome,) = told(daemon)
+    assert outcome.title == "Backup of ahold_options FAILED"
+    assert outcome.lines[0].startswith("Check database_dump.size_sane: The dump has ")
+
+
+def test_a_backup_that_is_not_whole_is_told_once_and_not_thrice(daemon: Daemon) -> None:
+    project = daemon.project
+    assert project.run(only=["database_dump"]).success
+    daemon.tick(*ENDS)
+    (backup,) = project.backups()
+    flip_a_bit(project, backup.name)
+    assert not project.run(only=["verified_backup"]).success
+    (outcome,) = told(daemon)
+    assert outcome.lines[0].startswith(f"{backup.name} is not whole: member ")
+    assert len([line for line in outcome.lines if "member" in line]) == 1
+
+
 def test_a_job_that_an_operator_launched_is_told_in_its_own_words(daemon: Daemon) -> None:
     make_backup(daemon.project.memory, NOON - timedelta(days=1))
     result = daemon.project.defs.resolve_job_def(PRUNE).execute_in_process(
@@ -272,8 +292,7 @@ def test_a_backup_that_was_never_made_is_told_once_its_time_is_over(
     daemon = Daemon(project)
     daemon.tick("tell_staleness")
     assert project.notifier.outcomes == []
-    two_hours_ago = datetime.now(UTC) - timedelta(hours=2)
-    daemon.cursors["tell_staleness"] = Watch(since=two_hours_ago).model_dump_json()
+    project.clock.now += timedelta(hours=2)
     daemon.tick("tell_staleness")
     daemon.tick("tell_staleness")
     (outcome,) = project.notifier.outcomes

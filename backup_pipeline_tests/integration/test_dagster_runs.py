@@ -21,6 +21,7 @@ from backup_pipeline.engine.model import State
 from backup_pipeline.engine.names import Keys
 from backup_pipeline.engine.s3 import S3Store
 from backup_pipeline.engine.store import ObjectStore
+from backup_pipeline_tests.conftest import bucket_on, database_called
 from backup_pipeline_tests.dagster_ui import DagsterUI, started
 from backup_pipeline_tests.store_contract import connection_to
 
@@ -89,13 +90,9 @@ def pg_dump(postgres: EmbeddedPostgres, stall: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def storage(s3_server: S3Access) -> Iterator[tuple[str, ObjectStore]]:
-    """A bucket for this module."""
-    bucket = f"dagster-runs-{time.time_ns()}"
-    s3_server.create_bucket(bucket)
-    store = S3Store(connection_to(s3_server, bucket))
-    yield bucket, store
-    for info in list(store.list("")):
-        store.delete(info.key)
+    """A bucket for this module, and its name."""
+    with bucket_on(s3_server, "dagster-runs") as bucket:
+        yield bucket, S3Store(connection_to(s3_server, bucket))
 
 
 @pytest.fixture(scope="module")
@@ -116,24 +113,20 @@ def ui(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[DagsterUI]:
     """Dagster with daemon and webserver, for a database of the sample."""
-    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {DATABASE} TEMPLATE {sample_database}")
-        environment = {
-            **s3_server.environment(),
-            **postgres.environment(DATABASE),
-            "BACKUP_BUCKET": storage[0],
-            "TMPDIR": str(temporary),
-            "BACKUP_PG_BIN_DIRS": str(pg_dump),
-            "BACKUP_NOTIFY_URLS": f"json://127.0.0.1:{messages.server_port}/",
-        }
-        home = tmp_path_factory.mktemp("dagster")
-        with started(home, environment) as running:
-            yield running
-        found = admin.execute(
-            "SELECT datname FROM pg_database WHERE datname LIKE %s", (f"{DATABASE}%",)
-        ).fetchall()
-        for (name,) in found:
-            admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    environment = {
+        **s3_server.environment(),
+        **postgres.environment(DATABASE),
+        "BACKUP_BUCKET": storage[0],
+        "TMPDIR": str(temporary),
+        "BACKUP_PG_BIN_DIRS": str(pg_dump),
+        "BACKUP_NOTIFY_URLS": f"json://127.0.0.1:{messages.server_port}/",
+    }
+    home = tmp_path_factory.mktemp("dagster")
+    with (
+        database_called(postgres, DATABASE, sample_database),
+        started(home, environment) as running,
+    ):
+        yield running
 
 
 @pytest.fixture

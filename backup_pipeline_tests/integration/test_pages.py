@@ -4,7 +4,6 @@ With BACKUP_TEST_PICTURES=docs the pictures of the documentation are made anew.
 """
 
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from backup_pipeline.engine.catalog import read_catalog
 from backup_pipeline.engine.names import Keys, Kind
 from backup_pipeline.engine.s3 import S3Store
 from backup_pipeline.engine.store import ObjectStore
+from backup_pipeline_tests.conftest import bucket_on, database_called
 from backup_pipeline_tests.dagster_ui import LOCATION, DagsterUI, started
 from backup_pipeline_tests.store_contract import connection_to
 
@@ -43,12 +43,8 @@ def chromium() -> str:
 @pytest.fixture(scope="module")
 def storage(s3_server: S3Access) -> Iterator[tuple[str, ObjectStore]]:
     """A bucket for this module, and its name."""
-    bucket = f"options-data-{uuid.uuid4().hex[:4]}"
-    s3_server.create_bucket(bucket)
-    store = S3Store(connection_to(s3_server, bucket))
-    yield bucket, store
-    for info in list(store.list("")):
-        store.delete(info.key)
+    with bucket_on(s3_server, "options-data") as bucket:
+        yield bucket, S3Store(connection_to(s3_server, bucket))
 
 
 @pytest.fixture(scope="module")
@@ -61,24 +57,21 @@ def ui(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[DagsterUI]:
     """Dagster after five evenings."""
-    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {DATABASE} TEMPLATE {sample_database}")
-        environment = {
-            **s3_server.environment(),
-            **postgres.environment(DATABASE),
-            "BACKUP_BUCKET": storage[0],
-            "BACKUP_PG_BIN_DIRS": str(postgres.bin_dir),
-        }
-        with started(tmp_path_factory.mktemp("dagster"), environment) as running:
-            for _ in range(BACKUPS):
-                grow(postgres)
-                assert running.wait(running.launch(JOB)) == "SUCCESS"
-            yield running
-        found = admin.execute(
-            "SELECT datname FROM pg_database WHERE datname LIKE %s", (f"{DATABASE}%",)
-        ).fetchall()
-        for (name,) in found:
-            admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    environment = {
+        **s3_server.environment(),
+        **postgres.environment(DATABASE),
+        "BACKUP_BUCKET": storage[0],
+        "BACKUP_PG_BIN_DIRS": str(postgres.bin_dir),
+    }
+    home = tmp_path_factory.mktemp("dagster")
+    with (
+        database_called(postgres, DATABASE, sample_database),
+        started(home, environment) as running,
+    ):
+        for _ in range(BACKUPS):
+            grow(postgres)
+            assert running.wait(running.launch(JOB)) == "SUCCESS"
+        yield running
 
 
 @pytest.fixture
