@@ -1,15 +1,12 @@
 """Restore: bring a backup back under a name, and swap it in for the live database when asked."""
 
 import re
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from psycopg import errors as pg
-from psycopg import sql
 
 from backup_pipeline.engine.catalog import read_manifest
 from backup_pipeline.engine.model import Manifest, Progress, Report, Section, TableRows, silent
@@ -25,19 +22,23 @@ from backup_pipeline.engine.script import (
     quoted,
 )
 from backup_pipeline.engine.store import ObjectInfo, ObjectStore
-from backup_pipeline.engine.verify import read_member, require_whole
-from backup_pipeline.errors import (
-    TargetExists,
-    TargetInUse,
-    TargetUnsuitable,
-    VerificationFailed,
+from backup_pipeline.engine.target import (
+    exists,
+    kept_name,
+    maintenance,
+    new_database,
+    remove_leftovers,
+    require_free,
+    require_suitable,
+    switch,
 )
+from backup_pipeline.engine.verify import read_member, require_whole
+from backup_pipeline.errors import VerificationFailed
 
 if TYPE_CHECKING:
     import psycopg
     from psycopg.rows import TupleRow
 
-_NAME_BYTES = 63
 _SET = re.compile(rb"^SET \w+ = [^;]*;\Z", re.MULTILINE)
 _LOADED = (Section.PRE_DATA, Section.DATA, Section.POST_DATA)
 
@@ -83,24 +84,29 @@ def restore(
     With `replace` a database that has the name already is renamed in the same transaction and
     kept; with `disconnect` the sessions on it are ended first.
     Whatever goes wrong, an interruption included, `target` is as it was.
+    What a restore that was killed outright left on the server is removed by the next one.
 
     Raises `NotFound`, `VerificationFailed`, `TargetExists`, `TargetInUse`, `TargetUnsuitable`,
     `PostgresUnreachable`, `PostgresFailed`, and the errors of the store.
     """
     started_at = clock()
     manifest = read_manifest(store, keys, name)
-    with server.using(_maintenance(target)).connect() as admin:
-        _require_free(admin, target, replace=replace, disconnect=disconnect)
-        _require_suitable(admin, manifest)
+    with server.using(maintenance(target)).connect() as admin:
+        require_free(admin, target, replace=replace, disconnect=disconnect)
+        require_suitable(admin, manifest)
         stored = require_whole(store, keys, manifest, report)
         verified_at = clock()
-        loading = _suffixed(target, f"_restoring_{uuid.uuid4().hex[:8]}")
-        with _new_database(admin, manifest, loading):
+        remove_leftovers(admin)
+        with new_database(admin, manifest, target) as loading:
             load(server.using(loading), store, stored, manifest, report)
             loaded_at = clock()
-            before = _suffixed(target, f"_before_{started_at:%Y%m%d_%H%M%S}")
-            previous = _switch(
-                admin, loading, target, before, replace=replace, disconnect=disconnect
+            previous = switch(
+                admin,
+                loading,
+                target,
+                kept_name(target, started_at),
+                replace=replace,
+                disconnect=disconnect,
             )
     return RestoreResult(
         database=target,
@@ -143,8 +149,8 @@ def load(
 
 def database_exists(server: Server, database: str) -> bool:
     """Whether the server has a database of that name; raises `PostgresUnreachable`."""
-    with server.using(_maintenance(database)).connect() as admin:
-        return _exists(admin, database)
+    with server.using(maintenance(database)).connect() as admin:
+        return exists(admin, database)
 
 
 def _events(chunks: Iterator[bytes]) -> Iterator[Event]:
@@ -196,137 +202,3 @@ def _count(connection: "psycopg.Connection[TupleRow]", table: TableRows, encodin
     row = connection.execute(b"SELECT count(*) FROM ONLY " + name).fetchone()
     assert row is not None
     return int(row[0])
-
-
-def _maintenance(target: str) -> str:
-    return "template1" if target == "postgres" else "postgres"
-
-
-def _require_free(
-    admin: "psycopg.Connection[TupleRow]", target: str, *, replace: bool, disconnect: bool
-) -> None:
-    if not _exists(admin, target):
-        return
-    if not replace:
-        raise TargetExists(f"there is a database {target!r} already")
-    sessions = _sessions(admin, target)
-    if sessions and not disconnect:
-        raise TargetInUse(f"{len(sessions)} sessions are connected to {target!r}: {_few(sessions)}")
-
-
-def _require_suitable(admin: "psycopg.Connection[TupleRow]", manifest: Manifest) -> None:
-    source, major = manifest.source, admin.info.server_version // 10000
-    if major < source.server_version_num // 10000:
-        raise TargetUnsuitable(
-            f"the backup is of PostgreSQL {source.server_version}, the target is PostgreSQL "
-            f"{major}, and an older server can't take it",
-            hint="Restore into a server of the same or a newer major version.",
-        )
-    rows = admin.execute("SELECT name FROM pg_available_extensions").fetchall()
-    missing = [each.name for each in source.extensions if each.name not in {row[0] for row in rows}]
-    if missing:
-        raise TargetUnsuitable(
-            f"the target server lacks the extensions {', '.join(missing)}",
-            hint="Install the packages of these extensions on the target server first.",
-        )
-    may = admin.execute(
-        "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user"
-    ).fetchone()
-    if may is None or not may[0]:
-        raise TargetUnsuitable(
-            f"role {admin.info.user!r} may not create databases on the target server",
-            hint=f"As a superuser: ALTER ROLE {admin.info.user} CREATEDB;",
-        )
-
-
-@contextmanager
-def _new_database(
-    admin: "psycopg.Connection[TupleRow]", manifest: Manifest, name: str
-) -> Iterator[None]:
-    """A database of this name while the block lasts, unless the block has renamed it."""
-    try:
-        admin.execute(_create_database(manifest, name, admin.info.server_version))
-        yield
-    except BaseException:
-        admin.execute(
-            sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
-        )
-        raise
-
-
-def _create_database(manifest: Manifest, name: str, version_num: int) -> sql.Composed:
-    source = manifest.source
-    options = [("ENCODING", source.encoding)]
-    options += [("LC_COLLATE", source.collate), ("LC_CTYPE", source.ctype)]
-    if version_num >= 150000:
-        options.append(("LOCALE_PROVIDER", source.locale_provider))
-    if source.locale is not None:
-        options.append((f"{source.locale_provider.upper()}_LOCALE", source.locale))
-    return sql.SQL("CREATE DATABASE {} TEMPLATE template0 {}").format(
-        sql.Identifier(name),
-        sql.SQL(" ").join(
-            sql.SQL("{} {}").format(sql.SQL(option), sql.Literal(value))
-            for option, value in options
-        ),
-    )
-
-
-def _switch(
-    admin: "psycopg.Connection[TupleRow]",
-    loaded: str,
-    target: str,
-    previous: str,
-    *,
-    replace: bool,
-    disconnect: bool,
-) -> str | None:
-    """Give the loaded database its name; gives the name under which an old one is kept, if any."""
-    try:
-        with admin.transaction():
-            taken = replace and _exists(admin, target)
-            if taken:
-                if disconnect:
-                    admin.execute(_TERMINATE, (target,))
-                _rename(admin, target, previous)
-            _rename(admin, loaded, target)
-    except pg.DuplicateDatabase as error:
-        raise TargetExists(f"a database {target!r} was created meanwhile") from error
-    except pg.ObjectInUse as error:
-        raise TargetInUse(
-            f"sessions are connected to {target!r}: {_few(_sessions(admin, target))}"
-        ) from error
-    return previous if taken else None
-
-
-_TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
-
-
-def _rename(admin: "psycopg.Connection[TupleRow]", old: str, new: str) -> None:
-    admin.execute(
-        sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(old), sql.Identifier(new))
-    )
-
-
-def _exists(admin: "psycopg.Connection[TupleRow]", database: str) -> bool:
-    query = "SELECT FROM pg_database WHERE datname = %s"
-    return admin.execute(query, (database,)).fetchone() is not None
-
-
-def _sessions(admin: "psycopg.Connection[TupleRow]", database: str) -> list[str]:
-    rows = admin.execute(
-        "SELECT format('%%s (pid %%s, %%s)', usename, pid, application_name)"
-        " FROM pg_stat_activity WHERE datname = %s ORDER BY pid",
-        (database,),
-    ).fetchall()
-    return [row[0] for row in rows]
-
-
-def _few(sessions: list[str]) -> str:
-    shown = ", ".join(sessions[:5])
-    return shown + (f" and {len(sessions) - 5} more" if len(sessions) > 5 else "")
-
-
-def _suffixed(target: str, suffix: str) -> str:
-    """The target's name with a suffix, within PostgreSQL's 63 bytes."""
-    room = _NAME_BYTES - len(suffix)
-    return target.encode()[:room].decode(errors="ignore") + suffix

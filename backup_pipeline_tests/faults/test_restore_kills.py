@@ -1,0 +1,199 @@
+"""Restores killed outright at random moments: the target is as it was, and the next one tidies up.
+
+BACKUP_TEST_KILLS says how many (8 without it), BACKUP_TEST_SEED when.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from backup_pipeline.embedded.postgres import EmbeddedPostgres
+from backup_pipeline.engine.backup import back_up
+from backup_pipeline.engine.dump import PostgresDumpSource
+from backup_pipeline.engine.names import BackupName, Keys
+from backup_pipeline.engine.postgres import Server
+from backup_pipeline.engine.restore import restore
+from backup_pipeline.engine.store import ObjectStore
+from backup_pipeline.engine.target import leftovers
+from backup_pipeline_tests.integration.databases import (
+    contents,
+    databases,
+    drop_database,
+    new_database,
+)
+
+CLI = Path(sys.executable).with_name("backup-pipeline")
+KEYS = Keys("backups/postgres/")
+TABLES = """
+    CREATE TABLE public.one (id integer PRIMARY KEY, text text);
+    INSERT INTO public.one SELECT i, md5(i::text) FROM generate_series(1, 60000) AS i;
+    CREATE INDEX ON public.one (text);
+"""
+CHANGED = "CREATE TABLE public.since_the_backup AS SELECT 1 AS id"
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@pytest.fixture
+def live(postgres18: EmbeddedPostgres) -> Iterator[Server]:
+    """A live database; whatever a test makes beside it is dropped afterwards."""
+    with new_database(postgres18) as server:
+        with server.connect() as connection:
+            connection.execute(TABLES)
+        yield server
+        for database in databases(postgres18):
+            if database.startswith(server.database):
+                drop_database(postgres18, database)
+
+
+@pytest.fixture
+def backup(live: Server, store: ObjectStore, postgres18: EmbeddedPostgres) -> BackupName:
+    """A backup of it, after which it went on."""
+    name = BackupName.of(live.database, now())
+    back_up(PostgresDumpSource(live, [postgres18.bin_dir]), store, KEYS, name, clock=now)
+    with live.connect() as connection:
+        connection.execute(CHANGED)
+    return name
+
+
+@pytest.fixture
+def environment(
+    live: Server,
+    postgres18: EmbeddedPostgres,
+    s3_environment: dict[str, str],
+    outside: Mapping[str, str],
+) -> dict[str, str]:
+    """What leads the command line to both servers."""
+    return {
+        **os.environ,
+        **s3_environment,
+        **postgres18.environment(live.database),
+        "BACKUP_DATABASE": live.database,
+    }
+
+
+def test_killed_at_any_moment_the_target_is_as_it_was_and_the_next_restore_tidies_up(
+    live: Server,
+    backup: BackupName,
+    store: ObjectStore,
+    environment: dict[str, str],
+    outside: Mapping[str, str],
+    postgres18: EmbeddedPostgres,
+) -> None:
+    count = int(outside.get("BACKUP_TEST_KILLS", "8"))
+    seed = int(outside.get("BACKUP_TEST_SEED", random.randrange(10**6)))  # noqa: S311
+    print(f"seed {seed}")  # noqa: T201  # whoever sees this fail needs it
+    moments = random.Random(seed)  # noqa: S311
+    as_it_was, beside = contents(live), f"{live.database}_beside"
+    restored = restore(store, KEYS, backup, live, beside, clock=now)
+    as_backed_up = contents(live.using(restored.database))
+    drop_database(postgres18, beside)
+    whole = run(environment, "--into", beside)
+    drop_database(postgres18, beside)
+
+    switched = 0
+    for number in range(count):
+        options = ("--replace",) if number % 2 else ("--into", f"{beside}_{number}")
+        run(environment, *options, kill_after=moments.uniform(0, whole))
+        found = contents(live)
+        kept = [name for name in databases(postgres18) if "_before_" in name]
+        switched += found == as_backed_up
+        assert found == as_it_was or (found == as_backed_up and kept)
+        for name in databases(postgres18) & {f"{beside}_{number}"}:
+            assert contents(live.using(name)) == as_backed_up
+            drop_database(postgres18, name)
+    print(f"{count} kills, of which {switched} came after the switch")  # noqa: T201
+
+    wait_until_unlocked(postgres18)
+    restore(store, KEYS, backup, live, f"{beside}_at_last", clock=now)
+
+    half_made = [name for name in databases(postgres18) if "_restoring_" in name]
+    assert half_made == []
+
+
+def run(environment: dict[str, str], *options: str, kill_after: float | None = None) -> float:
+    """Restore in a process of its own, and kill it after some seconds; gives how long it ran."""
+    command = [str(CLI), "restore", "--latest", "--no-confirm"]
+    begun = time.monotonic()
+    with subprocess.Popen(
+        [*command, *options],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        try:
+            code = process.wait(kill_after)
+            assert kill_after is not None or code == 0
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+    return time.monotonic() - begun
+
+
+def wait_until_unlocked(postgres: EmbeddedPostgres) -> None:
+    """Until the server has noticed that its clients are gone."""
+    deadline = time.monotonic() + 30
+    query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'backup-pipeline'"
+    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+        while admin.execute(query).fetchall() != [(0,)]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_a_database_of_which_somebody_is_still_making_a_copy_is_left_alone(
+    live: Server, backup: BackupName, store: ObjectStore
+) -> None:
+    def look(_: object) -> None:
+        with live.using("postgres").connect() as admin:
+            assert leftovers(admin) == ()
+            rows = admin.execute("SELECT datname FROM pg_database WHERE datname ~ '_restoring_'")
+            seen.update(name for (name,) in rows.fetchall())
+
+    seen: set[str] = set()
+    restore(store, KEYS, backup, live, f"{live.database}_beside", clock=now, report=look)
+    assert len(seen) == 1
+
+
+def test_somebody_elses_database_of_such_a_name_is_left_alone(
+    live: Server, backup: BackupName, store: ObjectStore, postgres18: EmbeddedPostgres
+) -> None:
+    theirs = f"{live.database}_restoring_12345678"
+    with new_database(postgres18, name=theirs):
+        restore(store, KEYS, backup, live, f"{live.database}_beside", clock=now)
+        assert theirs in databases(postgres18)
+
+
+@pytest.mark.parametrize("commented", [True, False], ids=["commented", "not yet commented"])
+def test_what_a_killed_restore_left_is_recognized(
+    live: Server, postgres18: EmbeddedPostgres, commented: bool
+) -> None:
+    left = f"{live.database}_restoring_12345678"
+    with new_database(postgres18, name=left), live.using("postgres").connect() as admin:
+        if commented:
+            text = "half made by backup_pipeline: a restore that did not finish"
+            admin.execute(f"COMMENT ON DATABASE \"{left}\" IS '{text}'")
+        else:
+            admin.execute(f'ALTER DATABASE "{left}" ALLOW_CONNECTIONS false')
+        assert leftovers(admin) == (left,)
+
+
+def test_a_restored_database_carries_no_mark(
+    live: Server, backup: BackupName, store: ObjectStore
+) -> None:
+    database = f"{live.database}_beside"
+    restore(store, KEYS, backup, live, database, clock=now)
+    with live.using("postgres").connect() as admin:
+        query = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s"
+        assert admin.execute(query, (database,)).fetchall() == [(None,)]
+        assert leftovers(admin) == ()
