@@ -12,6 +12,7 @@ from backup_pipeline.engine.model import State
 from backup_pipeline.engine.names import Keys
 from backup_pipeline.engine.postgres import Clients, Server, choose_clients, find_clients
 from backup_pipeline.engine.store import ObjectStore
+from backup_pipeline.engine.target import leftovers
 from backup_pipeline.errors import (
     BackupPipelineError,
     ClientTooOld,
@@ -81,6 +82,7 @@ def _postgres(
             row = connection.execute("SELECT clock_timestamp(), current_setting('server_version')")
             there, version = row.fetchone() or (clock(), "?")
             here = clock()
+            half_made = leftovers(connection)
     except (PostgresUnreachable, PostgresFailed) as error:
         yield _failure("PostgreSQL", error, exit_code=5)
         if not clients:
@@ -88,6 +90,13 @@ def _postgres(
         return
     yield Finding("PostgreSQL", Level.OK, f"{server.describe()} answers, version {version}")
     yield _skew("PostgreSQL's clock", there, here)
+    if half_made:
+        yield Finding(
+            "unfinished restores",
+            Level.WARN,
+            f"killed restores have left {', '.join(half_made)}",
+            "The next restore on this server removes them.",
+        )
     yield _clients(clients, version_num)
 
 

@@ -1,5 +1,6 @@
 """The database that is restored into: what its server must offer, its making, and the switch."""
 
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
 _NAME_BYTES = 63
+# Seconds; PostgreSQL itself gives the sessions of a database 5 before it refuses to rename it.
+_MOMENT = 2.0
 
 
 def maintenance(target: str) -> str:
@@ -32,8 +35,8 @@ def require_free(
         return
     if not replace:
         raise TargetExists(f"there is a database {target!r} already")
-    sessions = _sessions(admin, target)
-    if sessions and not disconnect:
+    sessions = [] if disconnect else _sessions_that_stay(admin, target)
+    if sessions:
         raise TargetInUse(f"{len(sessions)} sessions are connected to {target!r}: {_few(sessions)}")
 
 
@@ -200,6 +203,14 @@ def _sessions(admin: "psycopg.Connection[TupleRow]", database: str) -> list[str]
         (database,),
     ).fetchall()
     return [row[0] for row in rows]
+
+
+def _sessions_that_stay(admin: "psycopg.Connection[TupleRow]", database: str) -> list[str]:
+    """Those that are still there after a moment: a client that has just gone is none."""
+    deadline = time.monotonic() + _MOMENT
+    while (sessions := _sessions(admin, database)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return sessions
 
 
 def _few(sessions: list[str]) -> str:

@@ -14,11 +14,13 @@ from dagster_shared.serdes import serialize_value
 from backup_pipeline.defs.database import Database
 from backup_pipeline.defs.factory import database_definitions
 from backup_pipeline.defs.jobs import JOB
-from backup_pipeline.defs.resources import resources
+from backup_pipeline.defs.outcomes import outcome_of
+from backup_pipeline.defs.resources import ConfiguredServices, resources
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.embedded.s3 import S3Access
 from backup_pipeline.engine.catalog import read_catalog
 from backup_pipeline.engine.model import State
+from backup_pipeline.engine.notify import Outcome
 from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.settings import load_settings
 from backup_pipeline_tests.defs.project import failure_of, metadata_of
@@ -45,6 +47,15 @@ def run(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
     database = Database(load_settings())
     defs = database_definitions(database, resources(database))
     return defs.resolve_job_def(JOB).execute_in_process(instance=instance, raise_on_error=False)
+
+
+def outcome_of_run(instance: dg.DagsterInstance, run_id: str) -> Outcome:
+    """What people are told of a run."""
+    ended = instance.get_run_by_id(run_id)
+    assert ended is not None
+    outcome = outcome_of(Database(load_settings()), instance, ended)
+    assert outcome is not None
+    return outcome
 
 
 def everything_recorded(instance: dg.DagsterInstance, run_id: str) -> str:
@@ -87,10 +98,16 @@ def test_no_secret_is_in_anything_that_dagster_keeps(
 
     assert good.success
     assert failure_of(bad, "database_dump")["error"] == "StoreDenied"
+    told = [outcome_of_run(instance, each.run_id) for each in (good, bad)]
+    undelivered = [ConfiguredServices().send(outcome) for outcome in told]
+    assert undelivered == [("notification service 1, JSON",)] * 2
     shown = "".join(
-        [*(everything_recorded(instance, each.run_id) for each in (good, bad)), *capfd.readouterr()]
+        [
+            *(everything_recorded(instance, each.run_id) for each in (good, bad)),
+            *capfd.readouterr(),
+            repr(told),
+        ]
     )
-    assert "was not delivered to notification service 1" in shown
     for secret in (postgres.password, s3_server.secret_key, "canary-of-"):
         assert secret not in shown
 

@@ -18,6 +18,7 @@ import pytest
 
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.engine.backup import back_up
+from backup_pipeline.engine.diagnosis import diagnose
 from backup_pipeline.engine.dump import PostgresDumpSource
 from backup_pipeline.engine.names import BackupName, Keys
 from backup_pipeline.engine.postgres import Server
@@ -102,18 +103,15 @@ def test_killed_at_any_moment_the_target_is_as_it_was_and_the_next_restore_tidie
     whole = run(environment, "--into", beside)
     drop_database(postgres18, beside)
 
-    switched = 0
     for number in range(count):
         options = ("--replace",) if number % 2 else ("--into", f"{beside}_{number}")
         run(environment, *options, kill_after=moments.uniform(0, whole))
         found = contents(live)
         kept = [name for name in databases(postgres18) if "_before_" in name]
-        switched += found == as_backed_up
         assert found == as_it_was or (found == as_backed_up and kept)
         for name in databases(postgres18) & {f"{beside}_{number}"}:
             assert contents(live.using(name)) == as_backed_up
             drop_database(postgres18, name)
-    print(f"{count} kills, of which {switched} came after the switch")  # noqa: T201
 
     wait_until_unlocked(postgres18)
     restore(store, KEYS, backup, live, f"{beside}_at_last", clock=now)
@@ -175,8 +173,8 @@ def test_somebody_elses_database_of_such_a_name_is_left_alone(
 
 
 @pytest.mark.parametrize("commented", [True, False], ids=["commented", "not yet commented"])
-def test_what_a_killed_restore_left_is_recognized(
-    live: Server, postgres18: EmbeddedPostgres, commented: bool
+def test_what_a_killed_restore_left_is_recognized_and_named(
+    live: Server, postgres18: EmbeddedPostgres, store: ObjectStore, commented: bool
 ) -> None:
     left = f"{live.database}_restoring_12345678"
     with new_database(postgres18, name=left), live.using("postgres").connect() as admin:
@@ -186,6 +184,9 @@ def test_what_a_killed_restore_left_is_recognized(
         else:
             admin.execute(f'ALTER DATABASE "{left}" ALLOW_CONNECTIONS false')
         assert leftovers(admin) == (left,)
+        findings = diagnose(live, [postgres18.bin_dir], store, KEYS, clock=now)
+        (named,) = (each for each in findings if each.subject == "unfinished restores")
+    assert left in named.message
 
 
 def test_a_restored_database_carries_no_mark(
