@@ -169,7 +169,7 @@ def _compare(console: "Console", settings: "Settings", restored: str) -> None:
     """Show both databases table by table, and drop the copy."""
     from rich.table import Table
 
-    from backup_pipeline.engine.contents import read_contents
+    from backup_pipeline.engine.contents import differences, read_contents
 
     server = settings.server()
     with (
@@ -177,21 +177,23 @@ def _compare(console: "Console", settings: "Settings", restored: str) -> None:
         server.connect() as one,
         server.using(restored).connect() as other,
     ):
-        source, copy = read_contents(one), read_contents(other)
+        source, copy = (read_contents(each, "UTF8") for each in (one, other))
     table = Table("table", "rows", "restored", "", box=None, pad_edge=False)
     _align(table, {1, 2})
-    for name in sorted({*source.tables, *copy.tables}):
-        here, there = source.tables.get(name), copy.tables.get(name)
+    tables = [{f"{t.schema}.{t.table}": t for t in contents.tables} for contents in (source, copy)]
+    for name in sorted({*tables[0], *tables[1]}):
+        here, there = (each.get(name) for each in tables)
         verdict = "[green]equal[/green]" if here == there else "[red]different[/red]"
         table.add_row(name, *(f"{t.rows:,}" if t else "missing" for t in (here, there)), verdict)
     console.print("", table, "")
-    if differences := source.differences(copy):
-        raise VerificationFailed(f"the restored database differs: {'; '.join(differences)}")
+    if different := list(differences(source, copy)):
+        raise VerificationFailed(f"the restored database differs: {'; '.join(different)}")
     with server.using("postgres").connect() as admin:
         admin.execute(f'DROP DATABASE "{restored}" WITH (FORCE)')
+    objects = source.large_objects.count if source.large_objects else 0
     console.print(
         f"[green]✓[/green] Both databases are equal: {len(source.tables)} tables, "
-        f"{len(source.sequences)} sequences, {len(source.large_objects)} large objects\n"
+        f"{len(source.sequences)} sequences, {objects} large objects\n"
     )
 
 

@@ -8,7 +8,7 @@
     │   ├── NewestNotVerified               prune: the newest backup has no evidence
     │   ├── TargetExists                    restore: the database is there already
     │   ├── TargetInUse                     restore: sessions hold the live database
-    │   ├── TargetUnsuitable                restore: version, extension or right is missing
+    │   ├── TargetUnsuitable                restore: version, right, role, locale or room
     │   ├── BackupRunning                   another backup of the database is not done yet
     │   ├── BackupTooOld                    no verified backup is as young as somebody needs
     │   ├── NotConfirmed                    restore: nobody said yes
@@ -73,7 +73,9 @@ class TargetExists(Refused):
 class TargetInUse(Refused):
     """Sessions are connected to the database that would be switched."""
 
-    default_hint = "Stop the clients, or add --disconnect to end their sessions."
+    default_hint = (
+        "Stop the clients, give them time with --wait, or end their sessions with --disconnect."
+    )
 
 
 class TargetUnsuitable(Refused):

@@ -30,6 +30,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from backup_pipeline.engine.model import Invariant
 from backup_pipeline.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -74,6 +75,10 @@ def _schedule(text: str) -> str:
     return text
 
 
+def _drill_schedule(text: str) -> str:
+    return text if text == "off" else _schedule(text)
+
+
 def _web(url: SecretStr) -> SecretStr:
     if not url.get_secret_value().startswith(("https://", "http://")):
         raise ValueError("it begins with https:// or http://")
@@ -115,11 +120,16 @@ class Settings(BaseSettings):
     bucket: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,62}$")] = "options-data"
     prefix: Annotated[str, AfterValidator(_prefix)] = "backups/postgres/"
     timezone: Annotated[str, AfterValidator(_zone)] = "Europe/Amsterdam"
-    """Of the schedule, and of the times in names."""
+    """Of the schedule, of the times in names, and of retention's days, weeks, months and years."""
     schedule: Annotated[str, AfterValidator(_schedule)] = "0 23 * * *"
     retention_days: Annotated[int, Field(ge=0)] = 7
     retention_minimum: Annotated[int, Field(ge=1)] = 3
     """That many verified backups stay, however old they are."""
+    retention_daily: Annotated[int, Field(ge=0)] = 0
+    """Of so many days the newest verified backup stays; weeks, months and years likewise."""
+    retention_weekly: Annotated[int, Field(ge=0)] = 0
+    retention_monthly: Annotated[int, Field(ge=0)] = 0
+    retention_yearly: Annotated[int, Field(ge=0)] = 0
     freshness_hours: Annotated[float, Field(ge=1)] = 26
     """A verified backup older than this is stale: a day, the hour that one day in autumn has
     more, and an hour for the backup itself."""
@@ -134,6 +144,14 @@ class Settings(BaseSettings):
     owners: Annotated[tuple[str, ...], NoDecode, _by_separator(None)] = ()
     """Of the assets in Dagster: e-mail addresses, and teams as `team:data`."""
     compression_level: Annotated[int, Field(ge=0, le=3)] = 1
+    digests: bool = True
+    """Whether a backup reads each table a second time, for the digests that a drill compares."""
+    drill_dsn: SecretStr | None = None
+    """The server on which drills restore; without it, the one that is backed up."""
+    drill_schedule: Annotated[str, AfterValidator(_drill_schedule)] = "0 5 * * 0"
+    """When Dagster restores the newest backup to prove that it can be; `off` for never."""
+    invariants: tuple[Invariant, ...] = ()
+    """The owner's SQL, each with its result, that must hold in a restored database."""
     pg_bin_dirs: Annotated[tuple[Path, ...], NoDecode, _by_separator(os.pathsep)] = ()
     """Where pg_dump lives; separated like `PATH`; without it, where it usually is."""
     lock_timeout: Annotated[float, Field(gt=0)] = 300
@@ -158,7 +176,7 @@ class Settings(BaseSettings):
     notify_urls: Annotated[tuple[SecretStr, ...], NoDecode, _by_separator(None)] = ()
     """Apprise URLs, separated by blanks."""
 
-    @field_validator("dsn")
+    @field_validator("dsn", "drill_dsn")
     @classmethod
     def _readable(cls, dsn: SecretStr | None) -> SecretStr | None:
         from backup_pipeline.engine.postgres import Server
@@ -188,7 +206,7 @@ class Settings(BaseSettings):
 
     @property
     def zone(self) -> ZoneInfo:
-        """The zone of names and of the schedule."""
+        """The zone of names, of the schedule and of retention's calendar."""
         return ZoneInfo(self.timezone)
 
     @property
@@ -202,11 +220,21 @@ class Settings(BaseSettings):
 
         return Server.of(self.dsn.get_secret_value() if self.dsn else None).using(self.database)
 
+    def drill_server(self) -> "Server":
+        """The server on which drills restore."""
+        from backup_pipeline.engine.postgres import Server
+
+        if self.drill_dsn is None:
+            return self.server()
+        return Server.of(self.drill_dsn.get_secret_value()).using(self.database)
+
     def source(self) -> "PostgresDumpSource":
         """The database as something that can be dumped."""
         from backup_pipeline.engine.dump import PostgresDumpSource
 
-        return PostgresDumpSource(self.server(), self.clients_dirs(), self.lock_timeout)
+        return PostgresDumpSource(
+            self.server(), self.clients_dirs(), self.lock_timeout, self.digests
+        )
 
     def store(self) -> "ObjectStore":
         """The bucket; nothing is sent yet."""
@@ -237,8 +265,15 @@ class Settings(BaseSettings):
         """What to keep; `days` take the place of those that are set."""
         from backup_pipeline.engine.model import RetentionPolicy
 
-        kept = self.retention_days if days is None else days
-        return RetentionPolicy(kept, self.retention_minimum)
+        return RetentionPolicy(
+            days=self.retention_days if days is None else days,
+            minimum=self.retention_minimum,
+            daily=self.retention_daily,
+            weekly=self.retention_weekly,
+            monthly=self.retention_monthly,
+            yearly=self.retention_yearly,
+            zone=self.zone,
+        )
 
     def limits(self) -> "Limits":
         """How far a backup may be from those before it."""

@@ -2,13 +2,14 @@
 
 import io
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backup_pipeline.engine.dump import Dump, DumpSource, DumpStream
-from backup_pipeline.engine.model import Section, Source
+from backup_pipeline.engine.model import Contents, LargeObjects, Section, Source, TableContents
 from backup_pipeline.engine.postgres import Server
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ _SQL = {
     Section.POST_DATA: b"CREATE INDEX trades_at ON public.trades (id);\n",
 }
 ROWS = 3
+TABLES: tuple[tuple[str, str], ...] = (("public", "trades"),)
+HELD: int | None = ROWS
+"""Rows of each table that a second reading finds; `None` where nothing is read twice."""
 
 
 def section_sql(section: Section) -> bytes:
@@ -37,6 +41,14 @@ class FakeDump:
     source: Source
     fail: Callable[[Section], None]
     pg_dump_version: str = "18.1"
+    tables: Sequence[tuple[str, str]] = field(default_factory=lambda: TABLES)
+
+    def reading_contents(self) -> AbstractContextManager[Callable[[], Contents | None]]:
+        """What the canned rows come to."""
+        if HELD is None or TABLES != (("public", "trades"),):
+            return nullcontext(lambda: None)
+        trades = TableContents("public", "trades", HELD, "1234")
+        return nullcontext(lambda: Contents((trades,), (), LargeObjects(0, "0")))
 
     def streams(self) -> Sequence[DumpStream]:
         """Every section in its order; `fail` is asked in the middle of each."""
@@ -81,6 +93,14 @@ class FakePostgres:
     def server(self, database: str) -> Server:
         """There is none to connect to: port 9 of this machine discards."""
         return Server.of("host=127.0.0.1 port=9 connect_timeout=1").using(database)
+
+    def drill_server(self, database: str) -> Server:
+        """Nor is there one for drills."""
+        return self.server(database)
+
+    def bin_dirs(self) -> Sequence[Path]:
+        """No tools either."""
+        return ()
 
 
 @dataclass(frozen=True)

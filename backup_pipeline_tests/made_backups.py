@@ -8,12 +8,14 @@ from backup_pipeline.engine.catalog import record
 from backup_pipeline.engine.documents import to_json
 from backup_pipeline.engine.model import (
     Act,
+    Contents,
     EvidenceEntry,
     Manifest,
     Member,
     SchemaArchive,
     Section,
     Source,
+    TableContents,
     TableRows,
 )
 from backup_pipeline.engine.names import BackupName, Keys, Kind
@@ -22,6 +24,8 @@ from backup_pipeline.engine.store import ObjectStore
 NOW = datetime(2025, 12, 16, 22, 0, tzinfo=UTC)
 KEYS = Keys("backups/postgres/")
 DATABASE = "ahold_options"
+MADE = (Kind.DUMP, Kind.SCHEMA, Kind.MANIFEST, Kind.EVIDENCE)
+"""What `make_backup` stores."""
 
 
 def days_ago(days: float) -> datetime:
@@ -60,6 +64,7 @@ def manifest_of(name: BackupName, taken_at: datetime, dump: bytes, archive: byte
                 tables=(TableRows("public", "quotes", 42),),
             ),
         ),
+        contents=Contents((TableContents("public", "quotes", 42, "1"),), (), None),
         schema_archive=SchemaArchive(len(archive), hashlib.sha256(archive).hexdigest()),
         pg_dump_version="18.1",
         software_version="0",

@@ -71,7 +71,10 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Any:
 def test_help_names_every_command(cli: Any) -> None:
     ran = cli("--help")
     assert ran.code == 0
-    for name in ("backup", "list", "show", "verify", "prune", "restore", "check", "demo", "dev"):
+    for name in (
+        "backup", "list", "show", "verify", "prune", "keep", "unkeep", "restore", "check", "demo",
+        "dev",
+    ):  # fmt: skip
         assert f"\n  {name} " in ran.out
 
 
@@ -106,7 +109,12 @@ assert not [name for name in {heavy!r} if name in sys.modules]
         (["verify", "x", "--all"], "Give one of NAME, --latest and --all."),
         (["restore"], "Give one of --list, --latest, --at and --backup."),
         (["restore", "--latest", "--list"], "Give one of --list, --latest, --at and --backup."),
-        (["restore", "--latest", "--disconnect"], "--disconnect goes with --replace."),
+        (["restore", "--latest", "--disconnect"], "--wait and --disconnect go with --replace."),
+        (["restore", "--latest", "--wait", "5"], "--wait and --disconnect go with --replace."),
+        (["restore", "--latest", "--replace", "--wait", "-1"], "-1.0 is not in the range"),
+        (["restore", "--latest", "--since", "2025-12-16"], "--since and --until go with --list."),
+        (["list", "--since", "noon"], "'noon' is no time"),
+        (["list", "--until", ""], "'' is no time"),
         (["restore", "--at", "noon"], "'noon' is no time"),
         (["restore", "--latest", "--into", ""], "can't be the name of a database"),
         (["restore", "--latest", "--into", "x" * 64], "can't be the name of a database"),
@@ -129,7 +137,9 @@ def test_wrong_usage_ends_with_2_and_says_what_is_wrong(
     ["", "--version", "-f/x", "a=b", "../x_2025-12-16_230000", "$(id)_2025-12-16_230000", "x\ny",
      "postgresql://nas/x", "x_2025-13-16_230000", "ahold_options_2025-12-16_230000.sql.gz"],
 )  # fmt: skip
-@pytest.mark.parametrize("command", [["show"], ["verify"], ["restore", "--backup"]])
+@pytest.mark.parametrize(
+    "command", [["show"], ["verify"], ["keep"], ["unkeep"], ["restore", "--backup"]]
+)
 def test_a_hostile_name_is_refused(
     cli: Any, store: MemoryStore, command: list[str], name: str
 ) -> None:
@@ -143,7 +153,13 @@ def test_a_hostile_name_is_refused(
 @pytest.mark.usefixtures("store")
 def test_a_backup_that_does_not_exist_ends_with_4(cli: Any) -> None:
     name = "ahold_options_2025-12-16_230000"
-    for command in (["show", name], ["verify", name], ["restore", "--backup", name]):
+    for command in (
+        ["show", name],
+        ["verify", name],
+        ["keep", name],
+        ["unkeep", name],
+        ["restore", "--backup", name],
+    ):
         ran = cli(*command)
         assert ran.code == 4
         assert f"there is no backup {name}" in ran.err
@@ -212,7 +228,7 @@ def test_list_prints_stable_lines_where_nobody_looks(cli: Any, store: MemoryStor
     taken_at = datetime(2025, 12, 16, 22, 0, tzinfo=UTC)
     name = make_backup(store, taken_at)
     size = store.head(KEYS.of(name, Kind.DUMP)).size
-    assert cli("list").out == f"{name}\t2025-12-16T22:00:00Z\t{size}\t42\tverified\n"
+    assert cli("list").out == f"{name}\t2025-12-16T22:00:00Z\t{size}\t42\tverified\t\n"
 
 
 def test_list_is_newest_first_and_of_one_database_if_asked(cli: Any, store: MemoryStore) -> None:
@@ -223,6 +239,28 @@ def test_list_is_newest_first_and_of_one_database_if_asked(cli: Any, store: Memo
     (backup,) = cli("list", "--database", "other", "--json").document["backups"]
     assert (backup["name"], backup["state"]) == (str(other), "failed")
     assert cli("restore", "--list").out == cli("list").out
+
+
+def test_list_is_of_a_span_of_time_if_asked_both_ends_included(
+    cli: Any, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKUP_TIMEZONE", "Europe/Amsterdam")
+    first, second, third = (
+        make_backup(store, datetime(2025, 12, day, 22, 0, tzinfo=UTC)) for day in (14, 15, 16)
+    )
+
+    def listed(*options: str) -> list[str]:
+        lines = cli("list", *options).out.splitlines()
+        assert cli("restore", "--list", *options).out.splitlines() == lines
+        return [line.split("\t")[0] for line in lines]
+
+    assert listed("--since", "2025-12-15T23:00") == [str(third), str(second)]
+    assert listed("--since", "2025-12-15T23:00:01") == [str(third)]
+    assert listed("--until", "2025-12-15T22:00Z") == [str(second), str(first)]
+    assert listed("--since", "2025-12-15", "--until", "2025-12-16") == [str(second)]
+    assert listed("--since", "2026-01-01") == []
+    document = cli("list", "--json", "--until", "2025-12-15").document
+    assert [backup["name"] for backup in document["backups"]] == [str(first)]
 
 
 def test_list_names_what_belongs_to_no_backup(cli: Any, store: MemoryStore) -> None:
@@ -294,6 +332,46 @@ def test_prune_tells_each_decision(cli: Any, store: MemoryStore) -> None:
     assert (document["deleted"], document["dry_run"]) == ([str(expired)], False)
     assert KEYS.of(expired, Kind.DUMP) not in store.objects
     assert all(KEYS.of(name, Kind.DUMP) in store.objects for name in made)
+
+
+def test_keep_pins_a_backup_and_unkeep_lets_go_of_it(cli: Any, store: MemoryStore) -> None:
+    kept, pinned, *_ = (make_backup(store, ago(days=days)) for days in (1, 50, 2, 3))
+    ran = cli("keep", str(pinned), "--reason", "before the migration")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out == f"{pinned} is kept until `backup-pipeline unkeep {pinned}`\n"
+    pins = {line.split("\t")[0]: line.split("\t")[5] for line in cli("list").out.splitlines()}
+    assert (pins[str(kept)], pins[str(pinned)]) == ("", "pinned")
+    listed = {each["name"]: each["pin"] for each in cli("list", "--json").document["backups"]}
+    assert (listed[str(kept)], listed[str(pinned)]) == (None, "before the migration")
+    assert "pin         before the migration\n" in cli("show", str(pinned)).out
+    assert "pin         none\n" in cli("show", str(kept)).out
+    assert f"{pinned}\tkeep\tpinned: before the migration\n" in cli("prune").out
+    assert cli("unkeep", str(pinned)).code == 0
+    assert cli("prune", "--json").document["deleted"] == [str(pinned)]
+
+
+def test_a_pin_needs_no_reason_and_is_a_document_for_programs(cli: Any, store: MemoryStore) -> None:
+    name = make_backup(store, ago(days=50))
+    document = cli("keep", "--json", str(name)).document
+    assert (document["name"], document["pin"]) == (str(name), "")
+    assert datetime.fromisoformat(document["at"]) > ago(minutes=5)
+    assert "pin         pinned\n" in cli("show", str(name)).out
+    assert cli("unkeep", "--json", str(name)).document == {"name": str(name), "pin": None}
+    ran = cli("keep", str(name), "--reason", "two\nlines")
+    assert (ran.code, KEYS.of(name, Kind.PIN) in store.objects) == (2, False)
+
+
+def test_prune_obeys_the_calendar_that_is_set(
+    cli: Any, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_backup(store, ago(days=1))
+    for year, month in ((2019, 6), (2019, 5), (2018, 1), (2017, 1)):
+        make_backup(store, datetime(year, month, 1, tzinfo=UTC))
+    monkeypatch.setenv("BACKUP_RETENTION_MINIMUM", "1")
+    monkeypatch.setenv("BACKUP_RETENTION_YEARLY", "3")
+    ran = cli("prune", "--dry-run")
+    assert ran.out.count("(yearly, ") == 2
+    assert ran.out.count("\texpire\t") == 2
 
 
 def test_prune_ends_with_3_while_the_newest_is_not_verified(cli: Any, store: MemoryStore) -> None:

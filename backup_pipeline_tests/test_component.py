@@ -10,12 +10,14 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from backup_pipeline.defs.component import DatabaseBackupComponent
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.embedded.sample import load_sample
 from backup_pipeline.engine.catalog import read_catalog
 from backup_pipeline.engine.model import State
 from backup_pipeline.engine.names import Keys
 from backup_pipeline.engine.store import ObjectStore
+from backup_pipeline.settings import Settings
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "trading_data"
 JOBS = ("database_backup_pipeline", "restore_database", "verify_backups", "prune_backups")
@@ -67,6 +69,8 @@ def test_a_few_lines_of_yaml_give_each_database_everything(home: Path) -> None:
     assert jobs >= {f"{job}_{database}" for job in JOBS for database in ("orders", "quotes")}
     assert {schedule["name"]: schedule["cron_schedule"] for schedule in listed["schedules"]} == {
         "daily_backup_orders": "0 23 * * *",
+        "weekly_drill_orders": "0 5 * * 0",
+        "weekly_drill_quotes": "0 5 * * 0",
         "daily_backup_quotes": "30 22 * * 1-5",
     }
     assets = {asset["asset_key"] for asset in listed["assets"]}
@@ -74,6 +78,13 @@ def test_a_few_lines_of_yaml_give_each_database_everything(home: Path) -> None:
     sensors = {sensor["name"] for sensor in listed["sensors"]}
     assert "backup_after_assets_orders" in sensors
     assert "backup_after_assets_quotes" not in sensors
+
+
+def test_every_attribute_is_a_setting_and_every_rule_of_retention_an_attribute() -> None:
+    settings = set(Settings.model_fields)
+    attributes = set(DatabaseBackupComponent.model_fields) - {"dsn_variable", "suffix"}
+    assert attributes <= settings
+    assert {name for name in settings if name.startswith("retention_")} <= attributes
 
 
 def test_dg_knows_the_component_and_checks_its_attributes(home: Path) -> None:

@@ -79,12 +79,14 @@ def test_the_names_that_operators_know(loaded: dict[str, Any]) -> None:
         "ahold_options/database": [],
         "ahold_options/database_dump": ["ahold_options/database"],
         "ahold_options/verified_backup": ["ahold_options/database_dump"],
+        "ahold_options/restore_proof": ["ahold_options/verified_backup"],
         "ahold_options/pruned_bucket": ["ahold_options/verified_backup"],
     }
     assert set(loaded["jobs"]) - {"__ASSET_JOB"} == {
         "database_backup_pipeline",
         "prune_backups",
         "restore_database",
+        "restore_drill",
         "verify_backups",
     }
     assert loaded["checks"] == [
@@ -96,11 +98,15 @@ def test_the_names_that_operators_know(loaded: dict[str, Any]) -> None:
         "pruned_bucket.minimum_kept",
         "pruned_bucket.no_stale_upload",
         "pruned_bucket.no_stray",
+        "restore_proof.restored_equal",
         "verified_backup.bytes_whole",
         "verified_backup.dump_complete",
     ]
     assert loaded["pools"] == ["ahold_options", "ahold_options_restore", "ahold_options_verify"]
-    assert loaded["schedules"] == {"daily_backup": "database_backup_pipeline"}
+    assert loaded["schedules"] == {
+        "daily_backup": "database_backup_pipeline",
+        "weekly_drill": "restore_drill",
+    }
     assert loaded["resources"] == ["bucket", "notifier", "postgres"]
 
 

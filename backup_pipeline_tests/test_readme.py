@@ -34,6 +34,9 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str
         ours = (Path(sys.executable).parent, services.postgres.bin_dir)
         path = os.pathsep.join([*map(str, ours), os.environ["PATH"]])
         env = {**os.environ, **services.environment(), "PATH": path}
+        laptop = tmp_path_factory.mktemp("laptop") / "services.conf"
+        laptop.write_text(f"[laptop]\nhost=127.0.0.1\nport={env['PGPORT']}\n")
+        env["PGSERVICEFILE"] = str(laptop)
         run("backup-pipeline backup", env, ROOT)
         yield env
 
@@ -68,7 +71,7 @@ def test_every_command_of_the_table_works(
     name = run("backup-pipeline list | head -n 1 | cut -f 1", shell, tmp_path).strip()
     soon = datetime.now() + timedelta(minutes=1)  # noqa: DTZ005  # local, as people type it
     exact = command.replace("NAME", name).replace("2025-12-10T12:00", f"{soon:%Y-%m-%dT%H:%M}Z")
-    if "restore" in exact:
+    if "restore" in exact or "sync" in exact:
         exact += " --no-confirm"
         if "--replace" not in exact:
             exact += f" --into restored_{abs(hash(command)) % 10**6}"
@@ -87,5 +90,6 @@ def test_every_setting_is_in_the_table_with_its_default() -> None:
         assert name.upper() in rows, f"BACKUP_{name.upper()} is not documented"
         default = field.default
         if isinstance(default, str | int | float) and default != "auto":
-            assert rows[name.upper()] == str(default)
+            shown = str(default).lower() if isinstance(default, bool) else str(default)
+            assert rows[name.upper()] == shown
     assert set(rows) == {name.upper() for name in Settings.model_fields} | {"CONFIG"}

@@ -2,6 +2,7 @@
 
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -11,6 +12,7 @@ from backup_pipeline.errors import InvalidInput
 from backup_pipeline.settings import Settings, load_settings
 
 CANARY = "canary-4711"
+AMSTERDAM = ZoneInfo("Europe/Amsterdam")
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +35,7 @@ def test_the_defaults_are_those_of_the_reference_deployment() -> None:
         timezone="Europe/Amsterdam",
         schedule="0 23 * * *",
     )
-    assert settings.policy() == RetentionPolicy(days=7, minimum=3)
+    assert settings.policy() == RetentionPolicy(days=7, minimum=3, zone=AMSTERDAM)
     assert settings.keys() == Keys("backups/postgres/")
     assert settings.stale_after == timedelta(hours=24)
     assert settings.notify_urls == ()
@@ -47,7 +49,23 @@ def test_a_variable_wins_over_the_file_and_an_argument_over_both(
     monkeypatch.setenv("BACKUP_RETENTION_MINIMUM", "5")
     settings = load_settings(retention_minimum=9, bucket=None)
     assert settings.bucket == "filed"
-    assert settings.policy() == RetentionPolicy(days=14, minimum=9)
+    assert settings.policy() == RetentionPolicy(days=14, minimum=9, zone=AMSTERDAM)
+
+
+def test_the_calendar_of_retention_is_that_of_the_zone() -> None:
+    settings = load_settings(
+        retention_daily=1, retention_weekly=2, retention_monthly=3, retention_yearly=4,
+        timezone="Pacific/Auckland",
+    )  # fmt: skip
+    assert settings.policy(days=0) == RetentionPolicy(
+        0, 3, daily=1, weekly=2, monthly=3, yearly=4, zone=ZoneInfo("Pacific/Auckland")
+    )
+
+
+@pytest.mark.parametrize("rule", ["daily", "weekly", "monthly", "yearly"])
+def test_a_calendar_never_keeps_less_than_nothing(rule: str) -> None:
+    with pytest.raises(InvalidInput, match=f"BACKUP_RETENTION_{rule.upper()} can't be used"):
+        load_settings(**{f"retention_{rule}": -1})
 
 
 def test_the_file_may_lie_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

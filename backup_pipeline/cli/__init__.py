@@ -14,12 +14,16 @@ from types import FrameType
 
 import click
 
+from backup_pipeline.cli.adopt import adopt
 from backup_pipeline.cli.backup import backup, prune, verify
 from backup_pipeline.cli.check import check
 from backup_pipeline.cli.demo import demo, dev
+from backup_pipeline.cli.drill import drill
+from backup_pipeline.cli.keep import keep, unkeep
 from backup_pipeline.cli.output import printable
 from backup_pipeline.cli.restore import restore
 from backup_pipeline.cli.show import list_backups, show
+from backup_pipeline.cli.sync import sync
 from backup_pipeline.errors import BackupPipelineError, InvalidInput, NotConfirmed
 
 INTERRUPTED = 130
@@ -35,7 +39,22 @@ def commands() -> None:
     """
 
 
-for each in (backup, list_backups, show, verify, prune, restore, check, demo, dev):
+for each in (
+    backup,
+    list_backups,
+    show,
+    verify,
+    drill,
+    prune,
+    keep,
+    unkeep,
+    restore,
+    sync,
+    adopt,
+    check,
+    demo,
+    dev,
+):
     commands.add_command(each)
 
 

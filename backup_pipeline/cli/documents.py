@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         EvidenceEntry,
         KeepDecision,
         Manifest,
+        Pin,
         PruneResult,
         Stray,
     )
@@ -32,8 +33,16 @@ def of_backup(backup: "Backup") -> Document:
         "server_version": backup.server_version,
         "state": str(backup.state),
         "verified_at": words.iso(backup.verified_at) if backup.verified_at else None,
+        "restored_at": words.iso(backup.restored_at) if backup.restored_at else None,
+        "recovery_seconds": backup.recovery_seconds,
         "findings": list(backup.findings),
+        "pin": backup.pin,
     }
+
+
+def of_pin(pin: "Pin") -> Document:
+    """A backup that was just pinned."""
+    return {"name": pin.name, "pin": pin.reason, "at": words.iso(pin.at)}
 
 
 def of_manifest(manifest: "Manifest", name: "BackupName") -> Document:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from backup_pipeline.engine.model import Backup
     from backup_pipeline.engine.postgres import Server
     from backup_pipeline.engine.restore import RestoreResult
+    from backup_pipeline.engine.selection import Selection
     from backup_pipeline.settings import Settings
 
 
@@ -39,6 +40,7 @@ class Plan:
     server: "Server"
     target: str
     exists: bool
+    add: bool = False
 
 
 @click.command()
@@ -52,9 +54,25 @@ class Plan:
     is_flag=True,
     help="Swap the restored database in for the live one, which is kept under another name.",
 )
-@click.option("--disconnect", is_flag=True, help="With --replace: end the sessions that hold it.")
+@click.option(
+    "--wait",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    help="With --replace: once it is loaded, wait so long for the live one's sessions to end.",
+)
+@click.option(
+    "--disconnect", is_flag=True, help="With --replace: end the sessions that are left then."
+)
+@click.option("--table", "tables", multiple=True, metavar="NAME", help="Only this table.")
+@click.option("--schema", "schemas", multiple=True, metavar="NAME", help="Only this schema.")
+@click.option("--schema-only", is_flag=True, help="Only definitions, no rows.")
+@click.option("--data-only", is_flag=True, help="Only rows, into tables that are there.")
+@click.option("--add", is_flag=True, help="Load a part into the existing database --into.")
 @click.option("--no-confirm", is_flag=True, help="Don't ask.")
 @click.option("--database", help="Choose among the backups of this database.")
+@click.option("--since", metavar="TIME", help="With --list: only those taken at TIME or later.")
+@click.option("--until", metavar="TIME", help="With --list: only those taken by TIME.")
 @command
 def restore(
     output: Output,
@@ -64,35 +82,60 @@ def restore(
     name: str | None,
     into: str | None,
     replace: bool,
+    wait: float,
     disconnect: bool,
+    tables: tuple[str, ...],
+    schemas: tuple[str, ...],
+    schema_only: bool,
+    data_only: bool,
+    add: bool,
     no_confirm: bool,
     database: str | None,
+    since: str | None,
+    until: str | None,
 ) -> None:
     """Restore a backup into a new database, or in place of the live one.
 
     Without --into and --replace the new database is named like the backup.
+    --table and --schema take exact names, as pg_restore does, and read no other table's rows.
     """
     if [list_only, latest, at is not None, name is not None].count(True) != 1:
         raise click.UsageError("Give one of --list, --latest, --at and --backup.")
-    if disconnect and not replace:
-        raise click.UsageError("--disconnect goes with --replace.")
+    if (disconnect or wait) and not replace:
+        raise click.UsageError("--wait and --disconnect go with --replace.")
+    if not (since is until is None or list_only):
+        raise click.UsageError("--since and --until go with --list.")
+    partly = bool(tables or schemas or schema_only or data_only)
+    _require_sense(
+        partly=partly, both=schema_only and data_only, data_only=data_only, add=add, into=into
+    )
+    if partly and replace:
+        raise click.UsageError("A part of a backup can't --replace a whole database.")
     if list_only:
-        show_catalog(output, database)
+        show_catalog(output, database, since, until)
         return
     from backup_pipeline.settings import load_settings
 
     settings = load_settings(database=database)
-    plan = _plan(settings, Choice(latest, at, name), into, replace=replace)
+    plan = _plan(settings, Choice(latest, at, name), into, replace=replace, add=add)
     _describe(output, plan, settings.zone)
-    if plan.exists and not replace:
+    if plan.exists and not (replace or add):
         raise TargetExists(f"there is a database {plan.target!r} already")
     if not no_confirm:
         _confirm(plan)
-    result = _restore(output, settings, plan, replace=replace, disconnect=disconnect)
+    if partly:
+        from backup_pipeline.engine.selection import Selection
+
+        wanted = Selection(tables, schemas, definitions=not data_only, rows=not schema_only)
+        _restore_part(output, settings, plan, wanted, add=add)
+        return
+    result = _restore(output, settings, plan, replace=replace, disconnect=disconnect, wait=wait)
     _report(output, plan, result)
 
 
-def _plan(settings: "Settings", choice: Choice, into: str | None, *, replace: bool) -> Plan:
+def _plan(
+    settings: "Settings", choice: Choice, into: str | None, *, replace: bool, add: bool
+) -> Plan:
     from backup_pipeline.engine.choice import database_name, new_database
     from backup_pipeline.engine.restore import database_exists
 
@@ -102,7 +145,7 @@ def _plan(settings: "Settings", choice: Choice, into: str | None, *, replace: bo
     else:
         target = backup.name.database if replace else new_database(backup.name)
     server = settings.server()
-    return Plan(backup, server, target, exists=database_exists(server, target))
+    return Plan(backup, server, target, exists=database_exists(server, target), add=add)
 
 
 def _choose(settings: "Settings", choice: Choice) -> "Backup":
@@ -139,19 +182,28 @@ def _describe(output: Output, plan: Plan, zone: "ZoneInfo") -> None:
 def _fate(plan: Plan) -> str:
     if not plan.exists:
         return "will be created"
+    if plan.add:
+        return "exists, and is added to in one transaction"
     return f"is replaced; the present one is kept as {plan.target}_before_<date and time>"
 
 
 def _confirm(plan: Plan) -> None:
     if not sys.stdin.isatty():
         raise NotConfirmed("nobody is here to confirm the restore: the input is no terminal")
-    question = f"{'Replace' if plan.exists else 'Create'} the database {plan.target!r}?"
+    verb = "Add to" if plan.add else "Replace" if plan.exists else "Create"
+    question = f"{verb} the database {plan.target!r}?"
     if not click.confirm(question, err=True):
         raise NotConfirmed("the restore was not confirmed")
 
 
 def _restore(
-    output: Output, settings: "Settings", plan: Plan, *, replace: bool, disconnect: bool
+    output: Output,
+    settings: "Settings",
+    plan: Plan,
+    *,
+    replace: bool,
+    disconnect: bool,
+    wait: float,
 ) -> "RestoreResult":
     from backup_pipeline.engine.restore import restore as restore_backup
 
@@ -164,9 +216,57 @@ def _restore(
             plan.target,
             replace=replace,
             disconnect=disconnect,
+            wait=wait,
             clock=lambda: datetime.now(UTC),
             report=report,
         )
+
+
+def _require_sense(
+    *, partly: bool, both: bool, data_only: bool, add: bool, into: str | None
+) -> None:
+    """Raise `click.UsageError` for options that contradict each other."""
+    if both:
+        raise click.UsageError("--schema-only and --data-only leave nothing.")
+    if add and not (partly and into):
+        raise click.UsageError("--add goes with --into and with a part: --table, --schema, ...")
+    if data_only and not add:
+        raise click.UsageError("--data-only goes with --add: a new database has no tables.")
+
+
+def _restore_part(
+    output: Output, settings: "Settings", plan: Plan, wanted: "Selection", *, add: bool
+) -> None:
+    from backup_pipeline.engine.selection import restore_selection
+
+    with output.progress() as report:
+        result = restore_selection(
+            settings.store(),
+            settings.keys(),
+            plan.backup.name,
+            plan.server,
+            plan.target,
+            wanted,
+            settings.clients_dirs(),
+            add=add,
+            clock=lambda: datetime.now(UTC),
+            report=report,
+        )
+    output.document(
+        {
+            "backup": of_backup(plan.backup),
+            "database": result.database,
+            "tables": result.tables,
+            "rows": result.rows,
+            "read_bytes": result.read_bytes,
+            "seconds": result.seconds,
+        }
+    )
+    output.say(
+        f"restored the rows of {result.tables} tables, {result.rows:,} of them, into "
+        f"{result.database} in {words.seconds(result.seconds)}; "
+        f"{words.size(result.read_bytes)} of {words.size(plan.backup.size)} were read"
+    )
 
 
 def _report(output: Output, plan: Plan, result: "RestoreResult") -> None:

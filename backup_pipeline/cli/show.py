@@ -18,39 +18,52 @@ if TYPE_CHECKING:
     from backup_pipeline.engine.model import Backup, EvidenceEntry, Manifest, Stray
 
 
+_EVER, _NEVER = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+
+
 @click.command("list")
 @click.option("--database", help="Only the backups of this database.")
+@click.option("--since", metavar="TIME", help="Only those taken at TIME or later.")
+@click.option("--until", metavar="TIME", help="Only those taken by TIME.")
 @command
-def list_backups(output: Output, database: str | None) -> None:
+def list_backups(
+    output: Output, database: str | None, since: str | None, until: str | None
+) -> None:
     """List the backups in the bucket, newest first."""
-    show_catalog(output, database)
+    show_catalog(output, database, since, until)
 
 
-def show_catalog(output: Output, database: str | None) -> None:
+def show_catalog(
+    output: Output, database: str | None, since: str | None, until: str | None
+) -> None:
     """The table of `list` and of `restore --list`."""
     from backup_pipeline.engine.catalog import read_catalog
+    from backup_pipeline.engine.choice import parse_moment
     from backup_pipeline.settings import load_settings
 
     settings = load_settings()
+    first = parse_moment(since, settings.zone) if since is not None else _EVER
+    last = parse_moment(until, settings.zone) if until is not None else _NEVER
     store = settings.store()
     catalog = read_catalog(store, settings.keys(), database)
+    backups = [backup for backup in catalog.backups if first <= backup.taken_at <= last]
     if output.as_json:
         output.document(
             {
-                "backups": [of_backup(backup) for backup in catalog.backups],
+                "backups": [of_backup(backup) for backup in backups],
                 "strays": [of_stray(stray) for stray in catalog.strays],
             }
         )
         return
-    output.table(_backups_table(catalog.backups, datetime.now(UTC), settings.zone))
-    if output.terminal and not catalog.backups:
-        output.say(f"There is no backup under {settings.prefix} in {store.describe()}.")
+    output.table(_backups_table(backups, datetime.now(UTC), settings.zone))
+    if output.terminal and not backups:
+        output.say(f"There is no such backup under {settings.prefix} in {store.describe()}.")
     output.warn(*(_line(stray) for stray in catalog.strays))
 
 
 def _backups_table(backups: "Sequence[Backup]", now: datetime, zone: "ZoneInfo") -> Table:
     return Table(
-        columns=("backup", "taken at", "age", "size", "SQL", "rows", "state"),
+        columns=("backup", "taken at", "age", "size", "SQL", "rows", "state", "pin"),
         right=frozenset({"age", "size", "SQL", "rows"}),
         rows=(
             (
@@ -61,6 +74,7 @@ def _backups_table(backups: "Sequence[Backup]", now: datetime, zone: "ZoneInfo")
                 words.size(backup.raw_length),
                 f"{backup.rows:,}",
                 str(backup.state),
+                _pinned(backup),
             )
             for backup in backups
         ),
@@ -71,10 +85,15 @@ def _backups_table(backups: "Sequence[Backup]", now: datetime, zone: "ZoneInfo")
                 str(backup.size),
                 str(backup.rows),
                 str(backup.state),
+                _pinned(backup),
             )
             for backup in backups
         ),
     )
+
+
+def _pinned(backup: "Backup") -> str:
+    return "" if backup.pin is None else "pinned"
 
 
 def _line(stray: "Stray") -> str:
@@ -129,16 +148,28 @@ def _about(backup: "Backup", manifest: "Manifest", zone: "ZoneInfo") -> list[str
         "database": backup.name.database,
         "taken at": words.local_and_utc(backup.taken_at, zone),
         "state": "; ".join((str(backup.state), *backup.findings)),
+        "restorable": _proof(backup, zone),
+        "pin": backup.pin or _pinned(backup) or "none",
         "size": f"{words.size(backup.size)}, {words.size(backup.raw_length)} of SQL",
         "holds": f"{backup.tables} tables, {backup.rows:,} rows",
         "made in": f"{words.seconds(backup.duration)} ({rate}/s)",
-        "server": f"PostgreSQL {source.server_version}, {source.encoding}, {source.collate}",
+        "server": f"PostgreSQL {source.server_version}, {source.encoding}, "
+        f"{source.collate or 'unknown locale'}",
         "pg_dump": manifest.pg_dump_version,
         "snapshot": source.snapshot_lsn,
         "extensions": ", ".join(f"{e.name} {e.version}" for e in source.extensions) or "none",
         "id": manifest.id,
     }
     return [f"{label:<11} {value}" for label, value in lines.items()]
+
+
+def _proof(backup: "Backup", zone: "ZoneInfo") -> str:
+    if backup.restored_at is None:
+        return "not tried yet"
+    return (
+        f"restored and compared {words.local(backup.restored_at, zone)}, "
+        f"in {words.seconds(backup.recovery_seconds or 0)}"
+    )
 
 
 def _entry_line(entry: "EvidenceEntry", zone: "ZoneInfo") -> str:

@@ -9,12 +9,18 @@ from datetime import timedelta
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from backup_pipeline.defs import metadata
-from backup_pipeline.defs.checks import judge_verification, verification_checks
+from backup_pipeline.defs.checks import (
+    judge_proof,
+    judge_verification,
+    proof_checks,
+    verification_checks,
+)
 from backup_pipeline.defs.database import Database
 from backup_pipeline.defs.failures import as_failure, deletions_failed, failing_clearly
-from backup_pipeline.defs.runs import backup_of_run
+from backup_pipeline.defs.runs import LATEST, backup_of_run, chosen_backup
 from backup_pipeline.engine.backup import back_up
 from backup_pipeline.engine.catalog import read_manifest
 from backup_pipeline.engine.names import Kind
@@ -26,7 +32,12 @@ from backup_pipeline.errors import VerificationFailed
 
 def database_assets(database: Database) -> list[dg.AssetsDefinition]:
     """What is made of a database, upstream first."""
-    return [_database_dump(database), _verified_backup(database), _pruned_bucket(database)]
+    return [
+        _database_dump(database),
+        _verified_backup(database),
+        _restore_proof(database),
+        _pruned_bucket(database),
+    ]
 
 
 def source_database(database: Database) -> dg.AssetSpec:
@@ -50,7 +61,7 @@ def _asset(
         made = dg.asset(
             key=key,
             group_name=database.group,
-            pool=database.group,
+            pool=own.pop("pool", database.group),
             owners=database.settings.owners,
             tags=database.tags,
             code_version="2",
@@ -131,6 +142,62 @@ def _verified_backup(database: Database) -> dg.AssetsDefinition:
         yield dg.MaterializeResult(metadata=told)
 
     return verified_backup
+
+
+class DrillConfig(dg.Config):
+    """Which backup is restored for a trial."""
+
+    backup: str = Field(
+        default=LATEST,
+        description="`latest`; the name of a backup, such as ahold_options_2025-12-16_230000; or "
+        "a time, such as 2025-12-10T12:00, for the newest backup taken by then.",
+    )
+
+
+def _restore_proof(database: Database) -> dg.AssetsDefinition:
+    settings = database.settings
+
+    @_asset(
+        database,
+        database.proof,
+        "postgres",
+        "bucket",
+        pool=f"{database.group}_restore",
+        deps=[database.verified],
+        kinds={"postgres", "s3"},
+        check_specs=proof_checks(database),
+        description="A backup restored into a scratch database and compared with the dumped "
+        "snapshot, row by row; the scratch database is dropped again.",
+    )
+    def restore_proof(
+        context: dg.AssetExecutionContext, config: DrillConfig
+    ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
+        from backup_pipeline.engine.drill import drill
+
+        bucket, postgres = database.bucket(context), database.postgres(context)
+        with failing_clearly(context):
+            store, keys = bucket.store(), bucket.backup_keys()
+            name = chosen_backup(database, store, keys, config.backup).name
+            server = postgres.drill_server(database.name)
+            context.log.info(f"restoring {name} into a scratch database on {server.describe()}")
+            result = drill(
+                store,
+                keys,
+                name,
+                server,
+                postgres.bin_dirs(),
+                invariants=settings.invariants,
+                clock=database.clock,
+            )
+            yield from judge_proof(database, name, result)
+            if not result.entry.passed:
+                raise VerificationFailed(
+                    f"{name} is not what was dumped: {'; '.join(result.entry.findings)}"
+                )
+        uri = bucket.uri(keys.of(name, Kind.EVIDENCE))
+        yield dg.MaterializeResult(metadata=metadata.of_drill(name, result, uri))
+
+    return restore_proof
 
 
 def _pruned_bucket(database: Database) -> dg.AssetsDefinition:

@@ -6,7 +6,7 @@ What blocks keeps the assets below it from running; the rest warns and leaves a 
 
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -27,6 +27,9 @@ from backup_pipeline.engine.names import BackupName, Keys, Kind
 from backup_pipeline.engine.prune import stale_uploads
 from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.errors import ObjectMissing
+
+if TYPE_CHECKING:
+    from backup_pipeline.engine.drill import DrillResult
 
 Results = Iterator[dg.AssetCheckResult]
 
@@ -75,6 +78,48 @@ def judge_verification(database: Database, manifest: Manifest, entry: EvidenceEn
         yield _result(database.verified, name, manifest.name, comparison)
 
 
+def proof_checks(database: Database) -> list[dg.AssetCheckSpec]:
+    """What `restore_proof` judges in the restored copy."""
+    return [
+        dg.AssetCheckSpec(
+            "restored_equal",
+            asset=database.proof,
+            description="The restored copy is the database that was dumped.",
+        ),
+        *(
+            dg.AssetCheckSpec(
+                _check_of(invariant.name), asset=database.proof, description=invariant.query
+            )
+            for invariant in database.settings.invariants
+        ),
+    ]
+
+
+def judge_proof(database: Database, name: BackupName, result: "DrillResult") -> Results:
+    """The results of `proof_checks`; of an invariant that was not reached, none passed."""
+    rows, found = result.entry.rows, "; ".join(result.entry.findings)
+    said = found or f"All {result.tables:,} tables are equal, {rows:,} rows."
+    said = "; ".join((said, *(f"not compared: {each}" for each in result.not_compared)))
+    equal = Comparison(result.equal, 0, len(result.entry.findings), said)
+    yield _result(database.proof, "restored_equal", str(name), equal)
+    reached = {each.name: each for each in result.invariants}
+    for invariant in database.settings.invariants:
+        one = reached.get(invariant.name)
+        yield dg.AssetCheckResult(
+            asset_key=database.proof,
+            check_name=_check_of(invariant.name),
+            passed=one is not None and one.passed,
+            description=f"{one.found} where {one.expected} is expected"
+            if one
+            else "It was not asked, because the backup could not be restored.",
+            metadata={BACKUP: str(name), "expected": invariant.expected},
+        )
+
+
+def _check_of(invariant: str) -> str:
+    return f"invariant_{invariant}"
+
+
 def _dump_checks(database: Database) -> dg.AssetChecksDefinition:
     def spec(name: str, description: str, *, blocking: bool = False) -> dg.AssetCheckSpec:
         return dg.AssetCheckSpec(
@@ -116,10 +161,9 @@ def _dump_checks(database: Database) -> dg.AssetChecksDefinition:
 def _judge_objects(
     database: Database, store: ObjectStore, keys: Keys, name: BackupName, manifest: Manifest
 ) -> dict[str, Comparison]:
-    expected = {
-        Kind.DUMP: manifest.length,
-        Kind.SCHEMA: manifest.schema_archive.length,
-    }
+    expected = {Kind.DUMP: manifest.length}
+    if manifest.schema_archive:
+        expected[Kind.SCHEMA] = manifest.schema_archive.length
     found = {kind: _size(store, keys.of(name, kind)) for kind in expected}
     wrong = [
         f"{keys.of(name, kind)} has {size:,} of {expected[kind]:,} bytes"

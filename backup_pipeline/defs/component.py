@@ -25,11 +25,17 @@ class DatabaseBackupComponent(dg.Component, dg.Model, dg.Resolvable):
     prefix: str | None = Field(default=None, description="What every key begins with.")
     s3_endpoint_url: str | None = Field(default=None, description="Where the bucket is.")
     schedule: str | None = Field(default=None, description="When, as cron has it.")
-    timezone: str | None = Field(default=None, description="Of schedule and names.")
+    timezone: str | None = Field(default=None, description="Of schedule, names and retention.")
     retention_days: int | None = Field(default=None, description="Everything younger is kept.")
     retention_minimum: int | None = Field(
         default=None, description="So many verified backups are kept, however old."
     )
+    retention_daily: int | None = Field(
+        default=None, description="Of so many days the newest verified backup is kept."
+    )
+    retention_weekly: int | None = Field(default=None, description="The same for weeks.")
+    retention_monthly: int | None = Field(default=None, description="The same for months.")
+    retention_yearly: int | None = Field(default=None, description="The same for years.")
     freshness_hours: float | None = Field(
         default=None, description="A verified backup older than this is stale."
     )

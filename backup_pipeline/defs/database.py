@@ -75,6 +75,11 @@ class Database:
         return self.asset("verified_backup")
 
     @property
+    def proof(self) -> dg.AssetKey:
+        """The newest backup that was restored and compared."""
+        return self.asset("restore_proof")
+
+    @property
     def pruned(self) -> dg.AssetKey:
         """The bucket after retention."""
         return self.asset("pruned_bucket")

@@ -1,6 +1,5 @@
 """The jobs: what is launched as one run."""
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -9,21 +8,12 @@ from pydantic import Field
 from backup_pipeline.defs import metadata
 from backup_pipeline.defs.database import Database
 from backup_pipeline.defs.failures import as_failure, deletions_failed, failing_clearly
+from backup_pipeline.defs.runs import LATEST, chosen_backup
 from backup_pipeline.engine.catalog import read_catalog
-from backup_pipeline.engine.choice import (
-    backup_at,
-    database_name,
-    named_backup,
-    new_database,
-    newest_backup,
-    parse_moment,
-)
-from backup_pipeline.engine.model import Backup
-from backup_pipeline.engine.names import BackupName, Keys
+from backup_pipeline.engine.choice import database_name, new_database
 from backup_pipeline.engine.prune import prune
-from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.engine.verify import verify
-from backup_pipeline.errors import InvalidInput, NotConfirmed, VerificationFailed
+from backup_pipeline.errors import NotConfirmed, VerificationFailed
 
 if TYPE_CHECKING:
     # What `define_asset_job` returns; Dagster does not export it.
@@ -35,7 +25,7 @@ JOB = "database_backup_pipeline"
 RESTORE = "restore_database"
 VERIFY = "verify_backups"
 PRUNE = "prune_backups"
-LATEST = "latest"
+DRILL = "restore_drill"
 ALL = "all"
 
 # Steps that follow each other gain nothing from a process each; the launchpad can still choose
@@ -52,6 +42,18 @@ def backup_job(database: Database) -> "UnresolvedAssetJobDefinition":
         tags=database.tags,
         description="Back the database up, prove that the backup is whole, delete what has "
         "expired, and tell what came of it.",
+    )
+
+
+def drill_job(database: Database) -> "UnresolvedAssetJobDefinition":
+    """`restore_drill`: prove that a backup restores, in a database that nobody uses."""
+    return dg.define_asset_job(
+        database.own(DRILL),
+        selection=[database.proof],
+        config=_IN_PROCESS,
+        tags=database.tags,
+        description="Restore the newest backup, or the one that `backup` names, into a scratch "
+        "database, compare it with what was dumped, and drop it.",
     )
 
 
@@ -80,6 +82,12 @@ class RestoreConfig(dg.Config):
         description="With `confirm`: end the sessions of those who are connected to the old "
         "database. Without it the restore refuses while anybody is.",
     )
+    wait_seconds: float = Field(
+        default=0,
+        ge=0,
+        description="With `confirm`: for how long those who are connected may leave by themselves "
+        "once the copy is loaded, before they are disconnected or the restore refuses.",
+    )
 
 
 def restore_job(database: Database) -> dg.JobDefinition:
@@ -99,7 +107,7 @@ def restore_job(database: Database) -> dg.JobDefinition:
         bucket = database.bucket(context)
         with failing_clearly(context):
             store, keys = bucket.store(), bucket.backup_keys()
-            backup = _chosen(database, store, keys, config.backup)
+            backup = chosen_backup(database, store, keys, config.backup)
             target = database_name(config.target or new_database(backup.name))
             server = database.postgres(context).server(database.name)
             replace = _confirmed(config, target, exists=database_exists(server, target))
@@ -112,6 +120,7 @@ def restore_job(database: Database) -> dg.JobDefinition:
                 target,
                 replace=replace,
                 disconnect=config.disconnect and replace,
+                wait=config.wait_seconds,
                 clock=database.clock,
             )
         context.add_output_metadata(metadata.of_restore(backup, result))
@@ -154,7 +163,7 @@ def verify_job(database: Database) -> dg.JobDefinition:
             if config.backup == ALL:
                 names = [each.name for each in read_catalog(store, keys, database.name).backups]
             else:
-                names = [_chosen(database, store, keys, config.backup).name]
+                names = [chosen_backup(database, store, keys, config.backup).name]
             entries = {str(name): verify(store, keys, name, clock=database.clock) for name in names}
         told = metadata.of_verifications(entries)
         failed = [name for name, entry in entries.items() if not entry.passed]
@@ -230,23 +239,6 @@ def prune_job(database: Database) -> dg.JobDefinition:
         pruned_backups()
 
     return prune_backups
-
-
-def _chosen(database: Database, store: ObjectStore, keys: Keys, which: str) -> Backup:
-    """The backup that a config means; raises `NotFound` and `InvalidInput`."""
-    now = database.clock()
-    if which == LATEST:
-        return newest_backup(store, keys, database.name, now)
-    if moment := _moment(database, which):
-        return backup_at(store, keys, database.name, moment, now)
-    return named_backup(store, keys, BackupName.parse(which))
-
-
-def _moment(database: Database, text: str) -> datetime | None:
-    try:
-        return parse_moment(text, database.settings.zone)
-    except InvalidInput:
-        return None
 
 
 def _confirmed(config: RestoreConfig, target: str, *, exists: bool) -> bool:

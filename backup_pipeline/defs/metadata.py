@@ -16,8 +16,10 @@ from backup_pipeline.engine.model import (
     PruneResult,
     TableRows,
 )
+from backup_pipeline.engine.names import BackupName
 
 if TYPE_CHECKING:
+    from backup_pipeline.engine.drill import DrillResult
     from backup_pipeline.engine.restore import RestoreResult
 
 BACKUP = "backup"
@@ -111,6 +113,30 @@ def of_restore(backup: Backup, result: "RestoreResult") -> dict[str, Any]:
         "load_seconds": result.load_seconds,
         "switch_seconds": result.switch_seconds,
         "taken_at": dg.MetadataValue.timestamp(backup.taken_at),
+    }
+
+
+def of_drill(name: BackupName, result: "DrillResult", uri: str) -> dict[str, Any]:
+    """A backup that was restored for a trial and is equal."""
+    entry = result.entry
+    return {
+        BACKUP: str(name),
+        SUMMARY: dg.MetadataValue.md(
+            f"**{_plain(str(name))}** is restorable: {result.tables:,} tables and "
+            f"{entry.rows:,} rows are equal to what was dumped; a recovery takes "
+            f"{entry.recovery_seconds or 0:,.1f} s"
+        ),
+        "dagster/uri": uri,
+        "recovery_seconds": entry.recovery_seconds or 0.0,
+        "verify_seconds": result.verify_seconds,
+        "load_seconds": result.load_seconds,
+        "duration_seconds": entry.seconds,
+        "size_bytes": entry.read_bytes,
+        "tables": result.tables,
+        "rows": entry.rows,
+        "invariants": len(result.invariants),
+        "not_compared": "; ".join(result.not_compared),
+        "restored_at": dg.MetadataValue.timestamp(entry.at),
     }
 
 

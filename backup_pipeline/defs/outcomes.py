@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from backup_pipeline.defs.database import Database
-from backup_pipeline.defs.jobs import PRUNE, RESTORE, VERIFY
+from backup_pipeline.defs.jobs import DRILL, PRUNE, RESTORE, VERIFY
 from backup_pipeline.defs.metadata import SUMMARY
 from backup_pipeline.engine.notify import Outcome
 
@@ -63,11 +63,11 @@ def outcome_of(
 
 
 def _verb(database: Database, instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | None:
-    jobs = {RESTORE: "restore", VERIFY: "verification", PRUNE: "prune"}
+    jobs = {RESTORE: "restore", VERIFY: "verification", PRUNE: "prune", DRILL: "restore drill"}
     for job, verb in jobs.items():
         if run.job_name == database.own(job):
             return verb
-    ours = {database.dump, database.verified, database.pruned}
+    ours = {database.dump, database.verified, database.proof, database.pruned}
     planned = instance.get_records_for_run(run.run_id, of_type=_CONCERNS).records
     for record in planned:
         event = record.event_log_entry.get_dagster_event()

@@ -14,6 +14,9 @@ from backup_pipeline.errors import InvalidInput
 from backup_pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from dagster_aws.s3 import S3Resource
 
     from backup_pipeline.engine.dump import DumpSource
@@ -33,6 +36,12 @@ class Databases(Protocol):
 
     def server(self, database: str) -> "Server":
         """Itself, connected to one of its databases."""
+
+    def drill_server(self, database: str) -> "Server":
+        """The server on which backups of a database are restored for a trial."""
+
+    def bin_dirs(self) -> "Sequence[Path]":
+        """Where to look for PostgreSQL's client tools."""
 
 
 class Bucket(Protocol):
@@ -74,6 +83,14 @@ class PostgresResource(dg.ConfigurableResource[Any]):
     def server(self, database: str) -> "Server":
         """The server, connected to a database; raises `InvalidInput`."""
         return self._settings(database).server()
+
+    def drill_server(self, database: str) -> "Server":
+        """As BACKUP_DRILL_DSN says, else the server itself; raises `InvalidInput`."""
+        return self._settings(database).drill_server()
+
+    def bin_dirs(self) -> "Sequence[Path]":
+        """As BACKUP_PG_BIN_DIRS says, else the usual places; raises `InvalidInput`."""
+        return load_settings().clients_dirs()
 
     def _settings(self, database: str) -> Settings:
         return load_settings(dsn=self.dsn, database=database)

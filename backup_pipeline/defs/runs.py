@@ -1,6 +1,7 @@
-"""What a run has materialized so far, as Dagster's event log has it."""
+"""Which backup a run is about: made by itself, as the event log has it, or named by its config."""
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import dagster as dg
@@ -8,9 +9,14 @@ import dagster as dg
 from backup_pipeline.defs.database import Database
 from backup_pipeline.defs.failures import Step
 from backup_pipeline.defs.metadata import BACKUP
-from backup_pipeline.engine.choice import newest_backup
+from backup_pipeline.engine.choice import backup_at, named_backup, newest_backup, parse_moment
+from backup_pipeline.engine.model import Backup
 from backup_pipeline.engine.names import BackupName, Keys
 from backup_pipeline.engine.store import ObjectStore
+from backup_pipeline.errors import InvalidInput
+
+LATEST = "latest"
+"""What a config says for the newest backup."""
 
 
 def backup_of_run(database: Database, context: Step, store: ObjectStore, keys: Keys) -> BackupName:
@@ -22,6 +28,23 @@ def backup_of_run(database: Database, context: Step, store: ObjectStore, keys: K
     if made:
         return BackupName.parse(made[BACKUP])
     return newest_backup(store, keys, database.name, database.clock()).name
+
+
+def chosen_backup(database: Database, store: ObjectStore, keys: Keys, which: str) -> Backup:
+    """The backup that a config means; raises `NotFound` and `InvalidInput`."""
+    now = database.clock()
+    if which == LATEST:
+        return newest_backup(store, keys, database.name, now)
+    if moment := _moment(database, which):
+        return backup_at(store, keys, database.name, moment, now)
+    return named_backup(store, keys, BackupName.parse(which))
+
+
+def _moment(database: Database, text: str) -> datetime | None:
+    try:
+        return parse_moment(text, database.settings.zone)
+    except InvalidInput:
+        return None
 
 
 def materialized_by(

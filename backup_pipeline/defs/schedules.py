@@ -13,6 +13,24 @@ if TYPE_CHECKING:
     )
 
 
+def drill_schedules(
+    database: Database, job: "UnresolvedAssetJobDefinition"
+) -> list[dg.ScheduleDefinition]:
+    """The drill at its own time, unless it is switched off."""
+    if database.settings.drill_schedule == "off":
+        return []
+    return [
+        dg.ScheduleDefinition(
+            name=database.own("weekly_drill"),
+            job=job,
+            cron_schedule=database.settings.drill_schedule,
+            execution_timezone=database.settings.timezone,
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+            description="Weekly, when it is quiet, unless BACKUP_DRILL_SCHEDULE says otherwise.",
+        )
+    ]
+
+
 def backup_schedule(
     database: Database, job: "UnresolvedAssetJobDefinition"
 ) -> dg.ScheduleDefinition:

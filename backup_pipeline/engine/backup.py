@@ -8,7 +8,7 @@ from datetime import datetime
 
 from backup_pipeline.engine.compression import MemberWriter
 from backup_pipeline.engine.documents import to_json
-from backup_pipeline.engine.dump import Dump, DumpSource
+from backup_pipeline.engine.dump import DumpSource, DumpStream, agreed
 from backup_pipeline.engine.model import (
     Manifest,
     Member,
@@ -16,16 +16,20 @@ from backup_pipeline.engine.model import (
     Report,
     SchemaArchive,
     Section,
+    TableRows,
     silent,
 )
 from backup_pipeline.engine.names import BackupName, Keys, Kind
-from backup_pipeline.engine.script import RowCounter, Tail
+from backup_pipeline.engine.script import Inventory, Tail
 from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.engine.upload import Upload
 from backup_pipeline.errors import PostgresFailed, StoreError
 from backup_pipeline.version import __version__
 
 _CHUNK = 1 << 20
+# A data member ends with a table once it holds so many bytes of SQL: all but tiny tables have one
+# to themselves, so that a restore of one table need not read the others.
+_ENOUGH = 1 << 16
 
 
 def back_up(
@@ -53,7 +57,13 @@ def back_up(
         Upload(store, keys.of(name, Kind.DUMP), {"backup-id": backup_id}) as upload,
     ):
         archive = dump.schema_archive()
-        members = _write_members(dump, upload, compression_level, report)
+        members = _Members(upload, compression_level)
+        inventory = Inventory(dump.source.encoding)
+        with dump.reading_contents() as contents:
+            for stream in dump.streams():
+                members.add(stream, inventory, report)
+            tables = [table for member in members.done for table in member.tables]
+            held = agreed(dump, tables, inventory.sequences, contents())
         manifest = Manifest(
             version=1,
             id=backup_id,
@@ -61,7 +71,8 @@ def back_up(
             source=dump.source,
             started_at=started_at,
             finished_at=clock(),
-            members=members,
+            members=tuple(members.done),
+            contents=held,
             schema_archive=SchemaArchive(len(archive), hashlib.sha256(archive).hexdigest()),
             pg_dump_version=dump.pg_dump_version,
             software_version=__version__,
@@ -70,54 +81,63 @@ def back_up(
     return manifest
 
 
-def _write_members(dump: Dump, upload: Upload, level: int, report: Report) -> tuple[Member, ...]:
-    members: list[Member] = []
-    for stream in dump.streams():
-        raw_before = sum(member.raw_length for member in members)
-        writer = _MemberInProgress(stream.section, level)
+class _Members:
+    """The streams of a dump on their way into the members of the object."""
+
+    def __init__(self, upload: Upload, level: int) -> None:
+        self._upload = upload
+        self._level = level
+        self._gzip = MemberWriter(level)
+        self._offset = self._raw_offset = 0
+        self.done: list[Member] = []
+
+    def add(self, stream: DumpStream, inventory: Inventory, report: Report) -> None:
+        """Write all of a stream, as one member or several; raises the errors of who made it."""
+        tail = Tail()
         with stream.open() as reader:
             while chunk := reader.read(_CHUNK):
-                upload.write(writer.compress(chunk))
-                report(Progress("dump", raw_before + writer.gzip.raw_length))
-        upload.write(writer.finish())
-        offset = sum(member.length for member in members)
-        members.append(writer.member(offset, dump.source.encoding))
-    return tuple(members)
-
-
-class _MemberInProgress:
-    """One stream on its way into one gzip member."""
-
-    def __init__(self, section: Section, level: int) -> None:
-        self.gzip = MemberWriter(level)
-        self._section = section
-        self._rows = RowCounter()
-        self._tail = Tail()
-
-    def compress(self, chunk: bytes) -> bytes:
-        self._tail.feed(chunk)
-        if self._section is Section.DATA:
-            self._rows.feed(chunk)
-        return self.gzip.compress(chunk)
-
-    def finish(self) -> bytes:
-        self._rows.close()
-        if not self._tail.closed:
+                tail.feed(chunk)
+                if stream.section is Section.DATA:
+                    self._add_data(chunk, inventory)
+                else:
+                    self._write(chunk)
+                report(Progress("dump", self._raw_offset + self._gzip.raw_length))
+        if stream.section is Section.DATA:
+            inventory.close()
+        if not tail.closed:
             raise PostgresFailed(
-                f"pg_dump ended with 0, but its {self._section} section lacks the closing line",
+                f"pg_dump ended with 0, but its {stream.section} section lacks the closing line",
                 hint="Check that pg_dump is PostgreSQL's own and not a wrapper.",
             )
-        return self.gzip.finish()
+        self._end(stream.section, inventory.take_tables())
 
-    def member(self, offset: int, encoding: str) -> Member:
-        return Member(
-            section=self._section,
-            offset=offset,
-            length=self.gzip.length,
-            raw_length=self.gzip.raw_length,
-            sha256=self.gzip.sha256,
-            tables=self._rows.tables(encoding),
+    def _add_data(self, chunk: bytes, inventory: Inventory) -> None:
+        start = 0
+        for end in inventory.ends(chunk):
+            if inventory.holds_rows and self._gzip.raw_length + end - start >= _ENOUGH:
+                self._write(chunk[start:end])
+                self._end(Section.DATA, inventory.take_tables())
+                start = end
+        self._write(chunk[start:])
+
+    def _write(self, raw: bytes) -> None:
+        self._upload.write(self._gzip.compress(raw))
+
+    def _end(self, section: Section, tables: tuple[TableRows, ...]) -> None:
+        gzip, self._gzip = self._gzip, MemberWriter(self._level)
+        self._upload.write(gzip.finish())
+        self.done.append(
+            Member(
+                section=section,
+                offset=self._offset,
+                length=gzip.length,
+                raw_length=gzip.raw_length,
+                sha256=gzip.sha256,
+                tables=tables,
+            )
         )
+        self._offset += gzip.length
+        self._raw_offset += gzip.raw_length
 
 
 def _commit(

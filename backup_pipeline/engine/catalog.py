@@ -1,7 +1,7 @@
 """What backups a bucket holds, read from the bucket alone.
 
 A backup exists if its manifest exists and can be read; its state comes from its evidence and from
-the listing.
+the listing, and it is pinned if the listing shows a pin.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +19,7 @@ from backup_pipeline.engine.model import (
     Evidence,
     EvidenceEntry,
     Manifest,
+    Pin,
     State,
     Stray,
 )
@@ -34,12 +35,15 @@ __all__ = [
     "read_catalog",
     "read_evidence",
     "read_manifest",
+    "read_pin",
     "record",
     "survey",
     "taken_by",
 ]
 
 _READERS = 8
+_NO_MANIFEST = "there is no manifest of this name"
+_ADOPTABLE = "; `backup-pipeline adopt` can give it one"
 
 Objects = Mapping[Kind, ObjectInfo]
 """The objects that a listing shows of one backup."""
@@ -56,7 +60,8 @@ class Survey:
 def read_catalog(store: ObjectStore, keys: Keys, database: str | None = None) -> Catalog:
     """The backups of a database, or of all, and the objects that belong to none.
 
-    Costs one listing, one GET for the index, and two for each backup that the index does not know.
+    Costs one listing, one GET for the index, two for each backup that the index does not know, and
+    one for each pin.
     """
     return survey(store, keys, database).catalog
 
@@ -80,8 +85,13 @@ def survey(store: ObjectStore, keys: Keys, database: str | None = None) -> Surve
             for (name, why), etag in zip(leftover.items(), expired, strict=True)
             for stray in _strays(listed[name], why, etag)
         ]
-    good = {name: entry for name, entry in entries.items() if isinstance(entry, Entry)}
-    backups = newest_first(_backup(name, listed[name], entry) for name, entry in good.items())
+        good = {name: entry for name, entry in entries.items() if isinstance(entry, Entry)}
+        pinned = [name for name in good if Kind.PIN in listed[name]]
+        reasons = readers.map(lambda name: _pin_reason(store, keys, name), pinned)
+        pins = dict(zip(pinned, reasons, strict=True))
+    backups = newest_first(
+        _backup(name, listed[name], entry, pins.get(name)) for name, entry in good.items()
+    )
     strays += [_stray(info, "not an object of this software") for info in foreign]
     index = {texts[name]: entry for name, entry in good.items()}
     if database is not None:
@@ -121,6 +131,22 @@ def read_evidence(store: ObjectStore, keys: Keys, name: BackupName) -> Evidence:
     if evidence.name != str(name):
         raise VerificationFailed(f"the evidence of {name} is that of {evidence.name!r}")
     return evidence
+
+
+def read_pin(store: ObjectStore, keys: Keys, name: BackupName) -> Pin | None:
+    """A backup's pin, or `None` where it has none.
+
+    Raises `VerificationFailed` when it is damaged or belongs to something else.
+    """
+    key = keys.of(name, Kind.PIN)
+    try:
+        body = b"".join(store.read(key))
+    except ObjectMissing:
+        return None
+    pin = from_json(Pin, body, key)
+    if pin.name != str(name):
+        raise VerificationFailed(f"the pin of {name} is that of {pin.name!r}")
+    return pin
 
 
 def record(store: ObjectStore, keys: Keys, name: BackupName, entry: EvidenceEntry) -> Evidence:
@@ -174,7 +200,7 @@ def _listing(
 def _known_entry(objects: Objects, known: Entry | None) -> Entry | str | None:
     """What the listing and the index already tell of a name; `None` where it must be read."""
     if Kind.MANIFEST not in objects:
-        return "there is no manifest of this name"
+        return _NO_MANIFEST + (_ADOPTABLE if Kind.DUMP in objects else "")
     return (
         known if known and (known.manifest_etag, known.evidence_etag) == _etags(objects) else None
     )
@@ -208,12 +234,22 @@ def _evidence_or_damage(
         return error.message
 
 
-def _backup(name: BackupName, objects: Objects, entry: Entry) -> Backup:
+def _pin_reason(store: ObjectStore, keys: Keys, name: BackupName) -> str | None:
+    """Why a backup is pinned; a pin that can't be read pins it all the same."""
+    try:
+        pin = read_pin(store, keys, name)
+    except VerificationFailed as error:
+        return error.message
+    return pin.reason if pin else None
+
+
+def _backup(name: BackupName, objects: Objects, entry: Entry, pin: str | None) -> Backup:
     dump = objects.get(Kind.DUMP)
     state, findings = _judge(entry, dump)
+    drill = _drill(entry, dump) if state is State.VERIFIED else None
     if entry.damage:
         findings = (*findings, entry.damage)
-    if Kind.SCHEMA not in objects:
+    if entry.archived and Kind.SCHEMA not in objects:
         findings = (*findings, "the schema archive beside the dump is missing")
     return Backup(
         name=name,
@@ -226,7 +262,10 @@ def _backup(name: BackupName, objects: Objects, entry: Entry) -> Backup:
         server_version=entry.server_version,
         state=state,
         verified_at=entry.verdicts[-1].at if entry.verdicts else None,
+        restored_at=drill.at if drill else None,
+        recovery_seconds=drill.recovery_seconds if drill else None,
         findings=findings,
+        pin=pin,
     )
 
 
@@ -237,14 +276,23 @@ def _judge(entry: Entry, dump: ObjectInfo | None) -> tuple[State, tuple[str, ...
         return State.FAILED, (
             f"the dump object has {dump.size} bytes, and the manifest says {entry.length}",
         )
-    verdict = next((v for v in entry.verdicts if v.etag == dump.etag), None)
-    if verdict and not verdict.passed:
-        return State.FAILED, verdict.findings
-    if verdict and verdict is entry.verdicts[-1]:
+    verdicts = [verdict for verdict in entry.verdicts if verdict.etag == dump.etag]
+    drill = _drill(entry, dump)
+    # That the bytes are whole does not make up for a database that was not equal.
+    for verdict in (*verdicts[-1:], *([drill] if drill else [])):
+        if not verdict.passed:
+            return State.FAILED, verdict.findings
+    if verdicts and verdicts[-1] is entry.verdicts[-1]:
         return State.VERIFIED, ()
     if entry.verdicts:
         return State.UNVERIFIED, ("the dump object was written again after it was looked at",)
     return State.UNVERIFIED, ()
+
+
+def _drill(entry: Entry, dump: ObjectInfo | None) -> EvidenceEntry | None:
+    """The newest drill of the dump that is there."""
+    drills = (v for v in reversed(entry.verdicts) if v.act is Act.DRILL)
+    return next((v for v in drills if dump and v.etag == dump.etag), None)
 
 
 def _expired_etag(store: ObjectStore, keys: Keys, name: BackupName) -> str | None:
@@ -257,10 +305,11 @@ def _expired_etag(store: ObjectStore, keys: Keys, name: BackupName) -> str | Non
 
 
 def _strays(objects: Objects, why: str, expired: str | None) -> Iterator[Stray]:
-    # A deletion takes the manifest first, so where there is one still, no deletion was begun; and
-    # a dump of another ETag than the expired one is a newer backup that is not finished yet.
+    # A deletion takes the manifest first, so where there is one still, no deletion was begun; it
+    # ends where it finds a pin; and a dump of another ETag than the expired one is a newer backup
+    # that is not finished yet.
     dump = objects.get(Kind.DUMP)
-    begun = expired is not None and Kind.MANIFEST not in objects
+    begun = expired is not None and not objects.keys() & {Kind.MANIFEST, Kind.PIN}
     left_over = begun and (dump is None or dump.etag == expired)
     reason = "left over from a deletion that did not finish" if left_over else why
     return (_stray(info, reason, deletable=left_over) for info in objects.values())

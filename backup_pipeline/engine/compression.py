@@ -40,34 +40,48 @@ class MemberWriter:
         return compressed
 
 
-def decompress(chunks: Iterable[bytes], raw_length: int) -> Iterator[bytes]:
+def decompress(
+    chunks: Iterable[bytes], raw_length: int, *, several: bool = False
+) -> Iterator[bytes]:
     """The raw bytes of exactly one gzip member, in pieces of 1 MiB at most.
 
-    Raises `VerificationFailed` when the member is damaged, cut, followed by anything, or not of
+    With `several` there may be more of them, one after the other (RFC 1952, section 2.2).
+    Raises `VerificationFailed` when it is damaged, cut, followed by anything, or not of
     `raw_length`; nothing beyond that length is ever inflated, so a gzip bomb stops there.
     """
-    inflate = isal_zlib.decompressobj(_GZIP_WBITS)
     seen = 0
+    for raw in inflate(chunks, raw_length, several=several):
+        seen += len(raw)
+        yield raw
+    if seen != raw_length:
+        raise VerificationFailed(f"{seen} bytes were inflated where {raw_length} were dumped")
+
+
+def inflate(chunks: Iterable[bytes], most: int, *, several: bool) -> Iterator[bytes]:
+    """As `decompress`, where only the `most` is known that there can be."""
+    member = isal_zlib.decompressobj(_GZIP_WBITS)
+    seen, begun = 0, False
     for chunk in chunks:
         pending = chunk
-        while not inflate.eof:
+        while pending or not member.eof:
+            if member.eof:
+                if not several:
+                    raise VerificationFailed("there are bytes behind the end of the gzip stream")
+                member = isal_zlib.decompressobj(_GZIP_WBITS)
             try:
-                raw = inflate.decompress(pending, _CHUNK)
+                raw = member.decompress(pending, _CHUNK)
             except isal_zlib.error as error:  # type: ignore[misc]  # the stub has an instance
                 raise VerificationFailed(f"the gzip stream is damaged: {error}") from error
-            pending = inflate.unconsumed_tail
+            begun = True
+            pending = member.unused_data if member.eof else member.unconsumed_tail
             seen += len(raw)
-            if seen > raw_length:
+            if seen > most:
                 raise VerificationFailed(
-                    f"the gzip stream holds more than the {raw_length} bytes that were dumped"
+                    f"the gzip stream holds more than the {most} bytes that were dumped"
                 )
             if raw:
                 yield raw
             if not pending and len(raw) < _CHUNK:
                 break
-        if pending or inflate.unused_data:
-            raise VerificationFailed("there are bytes behind the end of the gzip stream")
-    if not inflate.eof:
+    if not (begun and member.eof):
         raise VerificationFailed("the gzip stream is cut")
-    if seen != raw_length:
-        raise VerificationFailed(f"{seen} bytes were inflated where {raw_length} were dumped")

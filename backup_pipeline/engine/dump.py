@@ -4,7 +4,7 @@ pg_dump writes all of the SQL; nothing here parses or invents any.
 """
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC
@@ -12,7 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from backup_pipeline.engine.model import Extension, Section, Source
+from backup_pipeline.engine.beside import beside
+from backup_pipeline.engine.contents import read_contents, read_tables
+from backup_pipeline.engine.model import (
+    Contents,
+    Extension,
+    Section,
+    SequenceValue,
+    Source,
+    TableContents,
+    TableRows,
+)
 from backup_pipeline.engine.postgres import (
     Clients,
     Server,
@@ -48,6 +58,14 @@ class Dump(Protocol):
 
     source: Source
     pg_dump_version: str
+    tables: Sequence[tuple[str, str]]
+    """Schema and name of each table whose rows have to be in the data."""
+
+    def reading_contents(self) -> AbstractContextManager[Callable[[], Contents | None]]:
+        """Read what the snapshot holds while the block lasts, and give it to who calls.
+
+        It is `None` where that was not asked for.
+        """
 
     def streams(self) -> Sequence[DumpStream]:
         """The members in the order in which they must stand in the object."""
@@ -63,6 +81,35 @@ class DumpSource(Protocol):
         """Take a snapshot and hold it until the block is left."""
 
 
+def agreed(
+    dump: Dump,
+    written: Iterable[TableRows],
+    sequences: Iterable[SequenceValue],
+    read: Contents | None,
+) -> Contents:
+    """What the database holds, as pg_dump has `written` it and as it was `read` beside.
+
+    Raises `PostgresFailed` where pg_dump left out a table or rows of one.
+    """
+    rows_written = {(table.schema, table.table): table.rows for table in written}
+    by_name = {(table.schema, table.table): table for table in (read.tables if read else ())}
+    tables = []
+    for schema, table in sorted(dump.tables):
+        rows, digested = rows_written.get((schema, table)), by_name.get((schema, table))
+        if rows is None or (digested and digested.rows != rows):
+            raise PostgresFailed(
+                f"pg_dump wrote {'no' if rows is None else rows} rows of {schema}.{table}"
+                + (f" where the snapshot holds {digested.rows}" if digested else ""),
+                hint="Is row-level security or a wrapper round pg_dump in the way?",
+            )
+        tables.append(digested or TableContents(schema, table, rows))
+    return Contents(
+        tables=tuple(tables),
+        sequences=tuple(sorted(sequences)),
+        large_objects=read.large_objects if read else None,
+    )
+
+
 @dataclass(frozen=True)
 class PostgresDumpSource:
     """A database on a PostgreSQL server, and where to look for pg_dump."""
@@ -71,6 +118,8 @@ class PostgresDumpSource:
     bin_dirs: Sequence[Path]
     lock_timeout: float = 300.0
     """Seconds to wait for somebody's lock on a table before giving up."""
+    digests: bool = True
+    """Whether each table is read a second time, by SQL, for a digest of its rows."""
 
     @contextmanager
     def open_dump(self) -> "Iterator[PostgresDump]":
@@ -89,7 +138,9 @@ class PostgresDumpSource:
             _wait_for_turn(connection, self.lock_timeout)
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             snapshot = _value(connection, "SELECT pg_export_snapshot()")
-            yield PostgresDump(connection, snapshot, clients, self.lock_timeout)
+            yield PostgresDump(
+                connection, snapshot, clients, self.lock_timeout, digests=self.digests
+            )
 
 
 def _wait_for_turn(connection: "psycopg.Connection[TupleRow]", timeout: float) -> None:
@@ -105,7 +156,6 @@ def _wait_for_turn(connection: "psycopg.Connection[TupleRow]", timeout: float) -
             f"another backup of {connection.info.dbname!r} has been running for more than "
             f"{timeout:g} s"
         ) from error
-    connection.execute("SET lock_timeout = 0")
 
 
 class PostgresDump:
@@ -124,7 +174,11 @@ class PostgresDump:
         snapshot: str,
         clients: Clients,
         lock_timeout: float,
+        *,
+        digests: bool,
     ) -> None:
+        self._connection = connection
+        self._digests = digests
         self._clients = clients
         self._env = environment_of(connection)
         self._options = (
@@ -135,6 +189,17 @@ class PostgresDump:
         )
         self.pg_dump_version = clients.version
         self.source = read_source(connection)
+        self.tables: Sequence[tuple[str, str]] = read_tables(connection, self.source.encoding)
+
+    @contextmanager
+    def reading_contents(self) -> Iterator[Callable[[], Contents | None]]:
+        """Read the snapshot in the connection that holds it, which idles while pg_dump works."""
+        if not self._digests:
+            yield lambda: None
+            return
+        read = partial(read_contents, self._connection, self.source.encoding)
+        with beside(read, stop=self._connection.cancel) as contents:
+            yield contents
 
     def streams(self) -> Sequence[DumpStream]:
         """The drops of post-data, pre-data, data (large objects included), post-data."""
@@ -157,6 +222,14 @@ class PostgresDump:
 
     def _pg_dump(self, *options: str) -> list[str | Path]:
         return [self._clients.tool("pg_dump"), *self._options, *options]
+
+
+def schema_of(connection: "psycopg.Connection[TupleRow]", clients: Clients) -> bytes:
+    """The schema of a database as `PRE_DATA` and `POST_DATA` of a backup of it would have it."""
+    env = environment_of(connection)
+    pg_dump: tuple[str | Path, ...] = (clients.tool("pg_dump"), "--no-password", *_PLAIN)
+    pre_data = output([*pg_dump, "--section=pre-data", *_CLEAN], env)
+    return pre_data + output([*pg_dump, "--section=post-data"], env)
 
 
 def drops_of(cleaning: bytes, plain: bytes) -> bytes:
@@ -217,6 +290,7 @@ def read_source(connection: "psycopg.Connection[TupleRow]") -> Source:
         extensions=tuple(Extension(name, version) for name, version in extensions),
         snapshot_at=row[7].astimezone(UTC),
         snapshot_lsn=_value(connection, f"SELECT {lsn}::text"),  # one of two constants
+        roles=tuple(row[0] for row in connection.execute(_ROLES).fetchall()),
     )
 
 
@@ -225,6 +299,12 @@ _SOURCE = """
            pg_encoding_to_char(encoding), datcollate, datctype, pg_is_in_recovery(),
            transaction_timestamp()
     FROM pg_database WHERE datname = current_database()
+"""
+# PUBLIC is none of pg_roles.  The dump has no owners and no privileges, which would name others.
+_ROLES = """
+    SELECT rolname FROM pg_roles
+    WHERE oid IN (SELECT unnest(polroles) FROM pg_policy UNION SELECT umuser FROM pg_user_mappings)
+    ORDER BY rolname
 """
 _PROVIDERS = {"c": "libc", "i": "icu", "b": "builtin"}
 

@@ -55,7 +55,8 @@ def earlier_manifests(
         if backup.taken_at < latest.source.snapshot_at and backup.state is not State.FAILED
     ]
     found = (_manifest(store, keys, backup) for backup in before[:runs])
-    return tuple(manifest for manifest in found if manifest)
+    # What others have made took nobody knows how long, and may hold something else.
+    return tuple(manifest for manifest in found if manifest and not manifest.adopted)
 
 
 def compare_size(latest: Manifest, earlier: Sequence[Manifest], limits: Limits) -> Comparison:

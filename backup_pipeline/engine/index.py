@@ -29,8 +29,10 @@ class Entry:
     rows: NonNegativeInt
     duration: float
     server_version: str
+    archived: bool
+    """Whether there has to be a schema archive."""
     verdicts: tuple[EvidenceEntry, ...]
-    """The newest verification or drill of each object that had the dump's key, oldest first."""
+    """The newest verification and drill of each object that had the dump's key, oldest first."""
     damage: str | None = None
     """Why the evidence can't be read."""
 
@@ -52,6 +54,7 @@ class Entry:
             rows=manifest.rows,
             duration=manifest.duration,
             server_version=manifest.source.server_version,
+            archived=manifest.schema_archive is not None,
             verdicts=verdicts,
             damage=damage,
         )
@@ -80,9 +83,9 @@ def write_index(store: ObjectStore, keys: Keys, entries: Mapping[str, Entry]) ->
 
 
 def _verdicts(evidence: Evidence) -> tuple[EvidenceEntry, ...]:
-    newest: dict[str, EvidenceEntry] = {}
+    newest: dict[tuple[str, Act], EvidenceEntry] = {}
     for entry in evidence.entries:
         if entry.act is not Act.EXPIRE:
-            newest.pop(entry.etag, None)
-            newest[entry.etag] = entry
+            newest.pop((entry.etag, entry.act), None)
+            newest[entry.etag, entry.act] = entry
     return tuple(newest.values())

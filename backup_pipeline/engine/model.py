@@ -6,12 +6,13 @@ Pydantic reads and writes the JSON forms, so a forged or damaged document is ref
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import (
     AwareDatetime,
+    BeforeValidator,
     ConfigDict,
     NonNegativeInt,
     StringConstraints,
@@ -22,6 +23,13 @@ from backup_pipeline.engine.names import BackupName
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 _document = with_config(ConfigDict(extra="forbid"))
+
+
+def _as_text(value: object) -> object:
+    """A value of YAML as PostgreSQL writes it."""
+    if isinstance(value, bool):
+        return "t" if value else "f"
+    return str(value) if isinstance(value, int | float) else value
 
 
 class Section(StrEnum):
@@ -59,6 +67,55 @@ class Member:
 
 
 @_document
+@dataclass(frozen=True, slots=True, order=True)
+class TableContents:
+    """What the snapshot held of a table."""
+
+    schema: str
+    table: str
+    rows: NonNegativeInt
+    digest: str | None = None
+    """Of its rows in whatever order, and equal only where they are; `None` where none was taken."""
+
+
+@_document
+@dataclass(frozen=True, slots=True, order=True)
+class SequenceValue:
+    """Where a sequence stands, as `setval` takes it."""
+
+    schema: str
+    sequence: str
+    value: int
+    called: bool
+    """Whether `value` was given out already."""
+
+
+@_document
+@dataclass(frozen=True, slots=True)
+class LargeObjects:
+    """All large objects together."""
+
+    count: NonNegativeInt
+    digest: str
+    """Of their OIDs and bytes."""
+
+
+@_document
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a database holds: tables, sequences and large objects, each in the order of names.
+
+    Materialized views are not part of it, since a restore refreshes them; nor are the tables of
+    extensions, which come with the extension.
+    """
+
+    tables: tuple[TableContents, ...]
+    sequences: tuple[SequenceValue, ...]
+    large_objects: LargeObjects | None
+    """`None` where no digests were taken."""
+
+
+@_document
 @dataclass(frozen=True, slots=True)
 class Extension:
     """An extension that the dumped database uses."""
@@ -79,14 +136,17 @@ class Source:
     """As `SHOW server_version_num` has it: 180001 is 18.1."""
     encoding: str
     locale_provider: Literal["libc", "icu", "builtin"]
-    collate: str
-    ctype: str
+    collate: str | None
+    """`None` where the dump does not tell, as in an adopted one."""
+    ctype: str | None
     locale: str | None
     """The locale of provider icu or builtin."""
     extensions: tuple[Extension, ...]
     snapshot_at: AwareDatetime
     """The server's clock when the snapshot was taken."""
     snapshot_lsn: str
+    roles: tuple[str, ...] = ()
+    """Those that policies and user mappings name: the dump can't be loaded where they lack."""
 
 
 @_document
@@ -111,9 +171,13 @@ class Manifest:
     started_at: AwareDatetime
     finished_at: AwareDatetime
     members: tuple[Member, ...]
-    schema_archive: SchemaArchive
+    contents: Contents
+    """What a restored database has to hold."""
+    schema_archive: SchemaArchive | None
     pg_dump_version: str
     software_version: str
+    adopted: bool = False
+    """Somebody else made the dump: one member of gzip members, that holds every section."""
 
     @property
     def length(self) -> int:
@@ -164,6 +228,8 @@ class EvidenceEntry:
     read_bytes: NonNegativeInt
     rows: NonNegativeInt
     seconds: float
+    recovery_seconds: float | None = None
+    """Of a drill: from the first byte to a loaded database, which is what a restore takes."""
 
 
 @_document
@@ -174,6 +240,29 @@ class Evidence:
     version: Literal[1]
     name: str
     entries: tuple[EvidenceEntry, ...] = ()
+
+
+@_document
+@dataclass(frozen=True, slots=True)
+class Invariant:
+    """What the owner knows of a database: a query whose only value is always the same."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,100}$")]
+    query: str
+    expected: Annotated[str, BeforeValidator(_as_text)]
+    """The value as psql shows it."""
+
+
+@_document
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Somebody's wish that a backup stays, whatever retention says."""
+
+    version: Literal[1]
+    name: str
+    at: AwareDatetime
+    reason: str
+    """Empty where none was given."""
 
 
 class State(StrEnum):
@@ -201,7 +290,13 @@ class Backup:
     state: State
     verified_at: datetime | None
     """When its newest verification or drill ended, whatever came of it."""
+    restored_at: datetime | None = None
+    """When a drill last restored it and found it equal; `None` unless that still holds."""
+    recovery_seconds: float | None = None
+    """How long that restore took."""
     findings: tuple[str, ...] = ()
+    pin: str | None = None
+    """Why somebody pinned it, perhaps without a word; `None` where nobody did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,11 +321,22 @@ class Catalog:
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """What to keep: everything younger than `days`, and always the newest verified ones."""
+    """What to keep: everything younger than `days`, and verified backups for longer.
+
+    `daily=7` keeps the newest verified backup of each of the last 7 days that have one, and so
+    on: the meaning that restic gives to its `--keep-daily`.
+    """
 
     days: int = 7
     minimum: int = 3
     """That many verified backups stay, however old they are."""
+    daily: int = 0
+    weekly: int = 0
+    """Weeks are those of ISO 8601."""
+    monthly: int = 0
+    yearly: int = 0
+    zone: tzinfo = UTC
+    """Whose midnight parts one day from the next."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ class Kind(StrEnum):
     SCHEMA = ".schema.dump"
     MANIFEST = ".manifest.json"
     EVIDENCE = ".verified.json"
+    PIN = ".kept.json"
 
 
 @dataclass(frozen=True, slots=True, order=True)

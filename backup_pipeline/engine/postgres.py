@@ -84,6 +84,11 @@ class Server:
         """The database that one of libpq's sources names, or `None` where its default holds."""
         return self._resolved().get("dbname")
 
+    @property
+    def gives_password(self) -> bool:
+        """Whether the connection string itself holds a password."""
+        return "password" in self._explicit()
+
     def describe(self) -> str:
         """`user@host:port/database`, for people."""
         return f"{self.user}@{self.host}:{self.port}/{self.database}"

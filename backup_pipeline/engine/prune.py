@@ -17,15 +17,15 @@ from backup_pipeline.engine.model import (
     Stray,
 )
 from backup_pipeline.engine.names import BackupName, Keys, Kind
+from backup_pipeline.engine.pins import is_pinned
 from backup_pipeline.engine.retention import decide, refusal
 from backup_pipeline.engine.store import ObjectStore, UploadInfo
 from backup_pipeline.errors import NewestNotVerified, ObjectMissing, StoreError
 
 STALE_AFTER = timedelta(hours=24)
 
-# The manifest first, so that what is half deleted is no backup; the evidence last, because it says
-# that a deletion was begun.
-_ORDER = (Kind.MANIFEST, Kind.DUMP, Kind.SCHEMA, Kind.EVIDENCE)
+# What goes after the manifest; the evidence last, because it says that a deletion was begun.
+_REMAINS = (Kind.DUMP, Kind.SCHEMA, Kind.EVIDENCE)
 
 
 def prune(
@@ -42,6 +42,7 @@ def prune(
 
     An upload is stale when nothing has arrived for `stale_after`.
     What can't be deleted is named in `failed`, and the next prune tries again.
+    A backup that is pinned while this runs is kept like one that was pinned before.
     A dry run changes nothing and tells what a real one would do; where that would refuse, every
     decision is to keep, and the reason is the refusal's.
 
@@ -58,7 +59,8 @@ def prune(
         decisions = tuple(replace(decision, keep=True, reason=reason) for decision in decisions)
     deletions = _Deletions(store, keys, now, dry_run=dry_run)
     if not reason:
-        _delete(deletions, decisions, catalog)
+        decisions = tuple(map(deletions.carry_out, decisions))
+        _delete_leftovers(deletions, catalog)
         deletions.abort_uploads(database, now - stale_after)
     if not dry_run:
         deletions.update_index(surveyed.index)
@@ -73,10 +75,7 @@ def prune(
     )
 
 
-def _delete(deletions: "_Deletions", decisions: Iterable[KeepDecision], catalog: Catalog) -> None:
-    for decision in decisions:
-        if not decision.keep:
-            deletions.expire(decision)
+def _delete_leftovers(deletions: "_Deletions", catalog: Catalog) -> None:
     left_over: dict[BackupName, list[Stray]] = defaultdict(list)
     for stray in catalog.strays:
         parsed = deletions.keys.parse(stray.key)
@@ -99,21 +98,41 @@ class _Deletions:
     aborted: list[str] = field(default_factory=list)
     reclaimed: int = 0
 
-    def expire(self, decision: KeepDecision) -> None:
-        """Record that the deletion begins, so that it can be finished later, and delete."""
+    def carry_out(self, decision: KeepDecision) -> KeepDecision:
+        """Delete what has expired; gives another decision where it was pinned meanwhile."""
+        if decision.keep:
+            return decision
         backup = decision.backup
         try:
-            if not self.dry_run:
-                self._record_expiry(backup.name, decision.reason)
+            if not self.dry_run and not self._withdraw(backup.name, decision.reason):
+                return replace(decision, keep=True, reason="pinned meanwhile")
         except StoreError as error:
             self.failed.append(f"{backup.name} was not deleted: {error.message}")
-            return
+            return decision
         self.delete(backup.name, backup.size)
+        return decision
+
+    def _withdraw(self, name: BackupName, reason: str) -> bool:
+        """Delete a manifest, and with it the backup; false where a pin stands in the way."""
+        if is_pinned(self.store, self.keys, name):
+            return False
+        self._record_expiry(name, reason)
+        key = self.keys.of(name, Kind.MANIFEST)
+        try:
+            manifest = b"".join(self.store.read(key))
+        except ObjectMissing:
+            manifest = b""  # another prune was here
+        self.store.delete(key)
+        # Who pins looks for the manifest after the pin is there, so one of us sees the other.
+        pinned = is_pinned(self.store, self.keys, name)
+        if pinned and manifest:
+            self.store.put(key, manifest, overwrite=True)
+        return not pinned
 
     def delete(self, name: BackupName, size: int) -> None:
-        """Delete all objects of a name, of which `size` bytes are reclaimed."""
+        """Delete what a withdrawn manifest leaves, of which `size` bytes are reclaimed."""
         try:
-            for kind in _ORDER:
+            for kind in _REMAINS:
                 if not self.dry_run:
                     self.store.delete(self.keys.of(name, kind))
         except StoreError as error:

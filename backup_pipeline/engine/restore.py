@@ -1,26 +1,17 @@
 """Restore: bring a backup back under a name, and swap it in for the live database when asked."""
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from psycopg import errors as pg
-
 from backup_pipeline.engine.catalog import read_manifest
-from backup_pipeline.engine.model import Manifest, Progress, Report, Section, TableRows, silent
+from backup_pipeline.engine.execute import execute
+from backup_pipeline.engine.model import Manifest, Progress, Report, Section, TableContents, silent
 from backup_pipeline.engine.names import BackupName, Keys
 from backup_pipeline.engine.postgres import Server
-from backup_pipeline.engine.script import (
-    CopyBegin,
-    CopyRows,
-    Event,
-    ScriptReader,
-    Statement,
-    encoded,
-    quoted,
-)
+from backup_pipeline.engine.preflight import require_suitable
+from backup_pipeline.engine.script import encoded, quoted
 from backup_pipeline.engine.store import ObjectInfo, ObjectStore
 from backup_pipeline.engine.target import (
     exists,
@@ -29,17 +20,15 @@ from backup_pipeline.engine.target import (
     new_database,
     remove_leftovers,
     require_free,
-    require_suitable,
     switch,
 )
-from backup_pipeline.engine.verify import read_member, require_whole
+from backup_pipeline.engine.verify import read_members, require_whole
 from backup_pipeline.errors import VerificationFailed
 
 if TYPE_CHECKING:
     import psycopg
     from psycopg.rows import TupleRow
 
-_SET = re.compile(rb"^SET \w+ = [^;]*;\Z", re.MULTILINE)
 _LOADED = (Section.PRE_DATA, Section.DATA, Section.POST_DATA)
 
 
@@ -72,6 +61,7 @@ def restore(
     *,
     replace: bool = False,
     disconnect: bool = False,
+    wait: float = 0,
     clock: Callable[[], datetime],
     report: Report = silent,
 ) -> RestoreResult:
@@ -82,7 +72,9 @@ def restore(
     Then it is loaded into a database of another name, its rows are compared with the manifest,
     and only then it is renamed to `target`.
     With `replace` a database that has the name already is renamed in the same transaction and
-    kept; with `disconnect` the sessions on it are ended first.
+    kept.
+    Sessions on it refuse that at once, unless they may go by themselves for `wait` seconds of the
+    switch; with `disconnect` those that are left then are ended.
     Whatever goes wrong, an interruption included, `target` is as it was.
     What a restore that was killed outright left on the server is removed by the next one.
 
@@ -92,21 +84,23 @@ def restore(
     started_at = clock()
     manifest = read_manifest(store, keys, name)
     with server.using(maintenance(target)).connect() as admin:
-        require_free(admin, target, replace=replace, disconnect=disconnect)
-        require_suitable(admin, manifest)
+        require_free(admin, target, replace=replace, patient=disconnect or wait > 0)
+        require_suitable(admin, manifest.source)
         stored = require_whole(store, keys, manifest, report)
         verified_at = clock()
         remove_leftovers(admin)
-        with new_database(admin, manifest, target) as loading:
+        with new_database(admin, manifest.source, target) as loading:
             load(server.using(loading), store, stored, manifest, report)
             loaded_at = clock()
             previous = switch(
+                server,
                 admin,
                 loading,
                 target,
                 kept_name(target, started_at),
                 replace=replace,
                 disconnect=disconnect,
+                wait=wait,
             )
     return RestoreResult(
         database=target,
@@ -138,9 +132,8 @@ def load(
         connection.prepare_threshold = None
         # The switch commits synchronously, and with it everything that was written before.
         connection.execute("SET synchronous_commit = off")
-        for member in members:
-            chunks = read_member(store, stored, member, manifest.source.encoding)
-            for event_end in _execute(connection, _events(chunks)):
+        for member, chunks in read_members(store, stored, manifest, members):
+            for event_end in execute(connection, chunks):
                 report(Progress("restore", done + event_end, total))
             done += member.raw_length
         _require_rows(connection, manifest)
@@ -153,42 +146,8 @@ def database_exists(server: Server, database: str) -> bool:
         return exists(admin, database)
 
 
-def _events(chunks: Iterator[bytes]) -> Iterator[Event]:
-    reader = ScriptReader()
-    for chunk in chunks:
-        yield from reader.feed(chunk)
-    yield from reader.close()
-
-
-def _execute(connection: "psycopg.Connection[TupleRow]", events: Iterator[Event]) -> Iterator[int]:
-    """Send a script to the server; yields how many of its bytes have gone so far."""
-    sent = 0
-    for event in events:
-        if isinstance(event, Statement):
-            _run(connection, event.sql)
-            sent += len(event.sql)
-            yield sent
-        elif isinstance(event, CopyBegin):
-            with connection.cursor().copy(event.sql) as copy:
-                for rows in events:
-                    if not isinstance(rows, CopyRows):
-                        break
-                    copy.write(rows.data)
-                    sent += len(rows.data)
-                    yield sent
-
-
-def _run(connection: "psycopg.Connection[TupleRow]", statement: bytes) -> None:
-    try:
-        connection.execute(statement)
-    except pg.UndefinedObject:
-        # A pg_dump newer than the server sets parameters that the server does not know yet.
-        if not _SET.search(statement):
-            raise
-
-
 def _require_rows(connection: "psycopg.Connection[TupleRow]", manifest: Manifest) -> None:
-    for table in manifest.tables:
+    for table in manifest.contents.tables:
         counted = _count(connection, table, manifest.source.encoding)
         if counted != table.rows:
             raise VerificationFailed(
@@ -197,7 +156,7 @@ def _require_rows(connection: "psycopg.Connection[TupleRow]", manifest: Manifest
             )
 
 
-def _count(connection: "psycopg.Connection[TupleRow]", table: TableRows, encoding: str) -> int:
+def _count(connection: "psycopg.Connection[TupleRow]", table: TableContents, encoding: str) -> int:
     name = b".".join(quoted(encoded(part, encoding)) for part in (table.schema, table.table))
     row = connection.execute(b"SELECT count(*) FROM ONLY " + name).fetchone()
     assert row is not None

@@ -1,10 +1,11 @@
 """Pure: which backups are kept, which expire, and why; and when nothing may be deleted at all."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby, islice
 
 from backup_pipeline.engine.model import Backup, KeepDecision, RetentionPolicy, State, Stray
+from backup_pipeline.engine.names import BackupName
 
 FUTURE_TOLERANCE = timedelta(minutes=5)
 """How far the clocks of server and pruning machine may differ before a date counts as future."""
@@ -15,9 +16,11 @@ def decide(
 ) -> tuple[KeepDecision, ...]:
     """A decision with its reason for every backup: by database, and newest first.
 
-    A backup younger than `policy.days` stays, and so do the newest `policy.minimum` verified
-    backups of each database, whatever their age.
+    A pinned backup stays, and so does one younger than `policy.days`.
+    Of the verified ones of each database the newest `policy.minimum` stay, and the newest of each
+    day, week, month and year that the policy asks for.
     One dated in the future stays as well, and counts for nothing.
+    The reason is the strongest of those that hold.
     """
     by_database = groupby(sorted(backups, key=_database), key=_database)
     return tuple(
@@ -60,23 +63,52 @@ def _decide_one(
     policy: RetentionPolicy, backups: Sequence[Backup], now: datetime
 ) -> Iterable[KeepDecision]:
     ordered = newest_first(backups)
-    counted = (b for b in ordered if b.state is State.VERIFIED and not dated_in_future(b, now))
-    protected = {backup.name for backup in islice(counted, policy.minimum)}
+    counted = [b for b in ordered if b.state is State.VERIFIED and not dated_in_future(b, now)]
+    reasons = _reasons(policy, counted)
     for backup in ordered:
-        keep, reason = _judge(policy, backup, now, backup.name in protected)
+        keep, reason = _judge(policy, backup, now, reasons.get(backup.name))
         yield KeepDecision(backup, keep, reason)
 
 
+def _reasons(policy: RetentionPolicy, counted: Sequence[Backup]) -> dict[BackupName, str]:
+    """Why verified backups, which come newest first, stay however old they are."""
+    reasons = {
+        backup.name: f"one of the {policy.minimum} newest verified backups"
+        for backup in counted[: policy.minimum]
+    }
+    for rule, count, form in _calendar(policy):
+        newest_of: dict[str, Backup] = {}
+        for backup in counted:
+            newest_of.setdefault(backup.taken_at.astimezone(policy.zone).strftime(form), backup)
+        for number, (period, backup) in enumerate(islice(newest_of.items(), count), start=1):
+            reason = f"the newest verified backup of {period} ({rule}, {number} of {count})"
+            reasons.setdefault(backup.name, reason)
+    return reasons
+
+
+def _calendar(policy: RetentionPolicy) -> Iterator[tuple[str, int, str]]:
+    """The rules in use and how each writes its periods; the one that keeps longest goes first."""
+    rules = (
+        ("yearly", policy.yearly, "%Y"),
+        ("monthly", policy.monthly, "%Y-%m"),
+        ("weekly", policy.weekly, "%G-W%V"),
+        ("daily", policy.daily, "%Y-%m-%d"),
+    )
+    return (rule for rule in rules if rule[1])
+
+
 def _judge(
-    policy: RetentionPolicy, backup: Backup, now: datetime, protected: bool
+    policy: RetentionPolicy, backup: Backup, now: datetime, ruled: str | None
 ) -> tuple[bool, str]:
     age = _age(backup, now)
+    if backup.pin is not None:
+        return True, f"pinned: {backup.pin}" if backup.pin else "pinned"
     if dated_in_future(backup, now):
         return True, "dated in the future, so some clock is wrong: kept, and counted for nothing"
     if age < timedelta(days=policy.days):
         return True, f"younger than {_days(policy.days)}"
-    if protected:
-        return True, f"one of the {policy.minimum} newest verified backups"
+    if ruled:
+        return True, ruled
     if backup.state is State.VERIFIED:
         return False, f"{_days(age.days)} old, and {policy.minimum} newer verified ones stay"
     return False, f"{_days(age.days)} old, and {_standing(backup)}"

@@ -6,10 +6,10 @@ backslash outside of both, which psql would take for one of its own commands, is
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from backup_pipeline.engine.model import TableRows
+from backup_pipeline.engine.model import SequenceValue, TableRows
 from backup_pipeline.errors import VerificationFailed
 
 CLOSING_LINE = b"-- PostgreSQL database dump complete"
@@ -20,6 +20,13 @@ class Statement:
     """One SQL statement with its semicolon, and the comments in front of it."""
 
     sql: bytes
+    start: int = 0
+    """Where the comments end."""
+
+    @property
+    def bare(self) -> bytes:
+        """The statement without the comments in front."""
+        return self.sql[self.start :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +73,23 @@ _TOKEN = re.compile(
     re.DOTALL | re.VERBOSE,
 )
 _RESTRICT = re.compile(rb"\\(?:un)?restrict [A-Za-z0-9]+")
+_NAME = rb'(?:"(?:[^"]++|"")++"|[^"\'().,;\s]++)'
+# Nothing but names in the list: `FROM PROGRAM ... WHERE x IS DISTINCT FROM stdin` ends alike.
 _COPY = re.compile(
-    rb"""COPY[ ](?P<schema>"(?:[^"]++|"")++"|[^".\s]++)\.(?P<table>"(?:[^"]++|"")++"|[^".\s(]++)[ ]
-         .*FROM[ ]stdin;""",
-    re.DOTALL | re.VERBOSE,
+    rb"COPY (?P<schema>%(name)b)\.(?P<table>%(name)b) "
+    rb"(?:\(%(name)b(?:, %(name)b)*+\))? FROM stdin;" % {b"name": _NAME}
+)
+_SETVAL = re.compile(
+    rb"""SELECT[ ]pg_catalog\.setval\('(?P<name>(?:[^']++|'')++)',[ ]
+         (?P<value>-?\d+),[ ](?P<called>true|false)\);""",
+    re.VERBOSE,
+)
+_EXTENSION = re.compile(
+    rb"""CREATE[ ]EXTENSION[ ]IF[ ]NOT[ ]EXISTS[ ](?P<name>"(?:[^"]++|"")++"|[^"\s;]++)""",
+    re.VERBOSE,
+)
+_QUALIFIED = re.compile(
+    rb"""(?P<schema>"(?:[^"]++|"")++"|[^".]++)\.(?P<name>"(?:[^"]++|"")++"|[^".]++)"""
 )
 _BLOCK_EDGE = re.compile(rb"/\*|\*/")
 _END_OF_ROWS = b"\\.\n"
@@ -84,10 +104,17 @@ class ScriptReader:
 
     def __init__(self) -> None:
         self._buffer = b""
+        self.fed = 0
+        """How many bytes of the script there were so far."""
         self._start = 0  # of the statement or row that is being read
         self._at = 0  # how far that statement has been read
         self._in_rows = False
         self._begin_statement()
+
+    @property
+    def position(self) -> int:
+        """How many bytes of the script the events so far were made of."""
+        return self.fed - len(self._buffer) + self._start
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
         """The events that end within what has been fed so far.
@@ -95,6 +122,7 @@ class ScriptReader:
         Raises `VerificationFailed` for a psql meta-command.
         """
         self._buffer = self._buffer[self._start :] + chunk
+        self.fed += len(chunk)
         self._at -= self._start
         self._first -= self._start
         self._start = 0
@@ -168,11 +196,13 @@ class ScriptReader:
         return text == b";" and not self._parentheses and not self._bodies
 
     def _cut(self) -> Statement | CopyBegin:
-        is_copy, bare = self._words[:1] == [b"COPY"], self._buffer[self._first : self._at]
-        sql = self._buffer[self._start : self._at]
+        is_copy = self._words[:1] == [b"COPY"]
+        statement = Statement(
+            self._buffer[self._start : self._at], max(self._first - self._start, 0)
+        )
         self._start = self._at
         self._begin_statement()
-        return self._cut_copy(bare) if is_copy else Statement(sql)
+        return self._cut_copy(statement.bare) if is_copy else statement
 
     def _cut_copy(self, sql: bytes) -> CopyBegin:
         match = _COPY.fullmatch(sql)
@@ -230,39 +260,76 @@ class ScriptReader:
         return end + len(tag)
 
 
-class RowCounter:
-    """Counts the rows of each table in a data member as it streams by."""
+class Inventory:
+    """Takes down what a data section holds as it streams by: rows, and where sequences stand."""
 
-    def __init__(self) -> None:
+    def __init__(self, encoding: str) -> None:
+        """`encoding` is the database's, by PostgreSQL's name."""
+        self._encoding = encoding
         self._reader = ScriptReader()
         self._rows: dict[tuple[bytes, bytes], int] = {}
         self._table = (b"", b"")
+        self.sequences: list[SequenceValue] = []
+        self.extensions: list[str] = []
 
     def feed(self, chunk: bytes) -> None:
-        """Count on; raises `VerificationFailed` as `ScriptReader.feed` does."""
-        self._count(self._reader.feed(chunk))
+        """Go on with the next bytes; raises `VerificationFailed` as `ScriptReader.feed` does."""
+        for _ in self.ends(chunk):
+            pass
+
+    def ends(self, chunk: bytes) -> Iterator[int]:
+        """Go on, and give where in the chunk a table's rows or a statement ends.
+
+        What has been taken down meanwhile is what stands before that place.
+        """
+        before = self._reader.fed
+        for event in self._reader.feed(chunk):
+            self._take(event)
+            if isinstance(event, CopyEnd | Statement):
+                yield self._reader.position - before
 
     def close(self) -> None:
-        """Raises `VerificationFailed` where the member stops in the middle."""
-        self._count(self._reader.close())
+        """Raises `VerificationFailed` where the section stops in the middle."""
+        for event in self._reader.close():
+            self._take(event)
 
-    def tables(self, encoding: str) -> tuple[TableRows, ...]:
-        """The rows of each table in the order of the member.
+    @property
+    def holds_rows(self) -> bool:
+        """Whether there was a table since `take_tables` was asked last."""
+        return bool(self._rows)
 
-        `encoding` is the database's, by PostgreSQL's name.
-        """
-        return tuple(
-            TableRows(decoded(schema, encoding), decoded(table, encoding), rows)
+    def take_tables(self) -> tuple[TableRows, ...]:
+        """The rows of each table since this was asked last, in the order of the section."""
+        taken = tuple(
+            TableRows(decoded(schema, self._encoding), decoded(table, self._encoding), rows)
             for (schema, table), rows in self._rows.items()
         )
+        self._rows.clear()
+        return taken
 
-    def _count(self, events: Iterable[Event]) -> None:
-        for event in events:
-            if isinstance(event, CopyRows):
-                self._rows[self._table] += event.rows
-            elif isinstance(event, CopyBegin):
-                self._table = (event.schema, event.table)
-                self._rows.setdefault(self._table, 0)
+    def _take(self, event: Event) -> None:
+        if isinstance(event, CopyRows):
+            self._rows[self._table] += event.rows
+        elif isinstance(event, CopyBegin):
+            self._table = (event.schema, event.table)
+            self._rows.setdefault(self._table, 0)
+        elif isinstance(event, Statement):
+            self._take_statement(event.bare)
+
+    def _take_statement(self, statement: bytes) -> None:
+        if value := _sequence(statement, self._encoding):
+            self.sequences.append(value)
+        elif found := _EXTENSION.match(statement):
+            self.extensions.append(decoded(unquoted(found["name"]), self._encoding))
+
+
+def _sequence(statement: bytes, encoding: str) -> SequenceValue | None:
+    found = _SETVAL.fullmatch(statement)
+    name = found and _QUALIFIED.fullmatch(found["name"].replace(b"''", b"'"))
+    if not found or not name:
+        return None
+    schema, sequence = (decoded(unquoted(part), encoding) for part in name.group("schema", "name"))
+    return SequenceValue(schema, sequence, int(found["value"]), found["called"] == b"true")
 
 
 class Tail:

@@ -1,16 +1,19 @@
-"""The database that is restored into: what its server must offer, its making, and the switch."""
+"""The database that is restored into: its making, the switch, and what was left half made."""
 
+import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from psycopg import errors as pg
 from psycopg import sql
 
-from backup_pipeline.engine.model import Manifest
+from backup_pipeline.engine.beside import beside
+from backup_pipeline.engine.model import Source
+from backup_pipeline.engine.postgres import Server
 from backup_pipeline.errors import TargetExists, TargetInUse, TargetUnsuitable
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 _NAME_BYTES = 63
 # Seconds; PostgreSQL itself gives the sessions of a database 5 before it refuses to rename it.
 _MOMENT = 2.0
+_POLL = 0.1
 
 
 def maintenance(target: str) -> str:
@@ -28,49 +32,42 @@ def maintenance(target: str) -> str:
 
 
 def require_free(
-    admin: "psycopg.Connection[TupleRow]", target: str, *, replace: bool, disconnect: bool
+    admin: "psycopg.Connection[TupleRow]",
+    target: str,
+    *,
+    replace: bool = False,
+    patient: bool = False,
 ) -> None:
-    """Raise `TargetExists` or `TargetInUse` unless the name is free, or may be replaced."""
+    """Refuse unless the name is free, or the database that has it may be replaced.
+
+    `patient` says that sessions on it are no reason to refuse yet.
+    Raises `TargetExists`, `TargetInUse` and `TargetUnsuitable`.
+    """
     if not exists(admin, target):
         return
     if not replace:
         raise TargetExists(f"there is a database {target!r} already")
-    sessions = [] if disconnect else _sessions_that_stay(admin, target)
+    # Superusers may, and so may the members of the role that owns it (manual, ALTER DATABASE).
+    if admin.execute(_MAY_RENAME, (target,)).fetchone() != (True,):
+        raise TargetUnsuitable(
+            f"role {admin.info.user!r} does not own the database {target!r}, and may not rename it",
+            hint="Connect as its owner, or restore into a new database with --into.",
+        )
+    sessions = [] if patient else _sessions_that_stay(admin, target, _MOMENT)
     if sessions:
         raise TargetInUse(f"{len(sessions)} sessions are connected to {target!r}: {_few(sessions)}")
 
 
-def require_suitable(admin: "psycopg.Connection[TupleRow]", manifest: Manifest) -> None:
-    """Raise `TargetUnsuitable` unless the server can hold the backup."""
-    source, major = manifest.source, admin.info.server_version // 10000
-    if major < source.server_version_num // 10000:
-        raise TargetUnsuitable(
-            f"the backup is of PostgreSQL {source.server_version}, the target is PostgreSQL "
-            f"{major}, and an older server can't take it",
-            hint="Restore into a server of the same or a newer major version.",
-        )
-    rows = admin.execute("SELECT name FROM pg_available_extensions").fetchall()
-    missing = [each.name for each in source.extensions if each.name not in {row[0] for row in rows}]
-    if missing:
-        raise TargetUnsuitable(
-            f"the target server lacks the extensions {', '.join(missing)}",
-            hint="Install the packages of these extensions on the target server first.",
-        )
-    may = admin.execute(
-        "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user"
-    ).fetchone()
-    if may is None or not may[0]:
-        raise TargetUnsuitable(
-            f"role {admin.info.user!r} may not create databases on the target server",
-            hint=f"As a superuser: ALTER ROLE {admin.info.user} CREATEDB;",
-        )
+_MAY_RENAME = "SELECT pg_has_role(datdba, 'USAGE') FROM pg_database WHERE datname = %s"
 
 
 @contextmanager
 def new_database(
-    admin: "psycopg.Connection[TupleRow]", manifest: Manifest, target: str
+    admin: "psycopg.Connection[TupleRow]", source: Source, target: str
 ) -> Iterator[str]:
-    """An empty database for a backup while the block lasts, unless the block has switched it in.
+    """An empty database like the source while the block lasts; it is dropped at the end.
+
+    Once the block has switched it in, nothing has its name any more, and nothing is dropped.
 
     It is recognized as half made by a comment, until `switch` takes that away; before it has one,
     by its name and because nobody may connect to it.
@@ -79,17 +76,22 @@ def new_database(
     name = _suffixed(target, f"_restoring_{uuid.uuid4().hex[:8]}")
     admin.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (_LOCK, name))
     try:
-        admin.execute(_create_database(manifest, name, admin.info.server_version))
+        admin.execute(_create_database(source, name, admin.info.server_version))
         admin.execute(_comment(name, _HALF_MADE))
         admin.execute(
             sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(sql.Identifier(name))
         )
         yield name
     except BaseException:
-        _drop(admin, name)
+        # The first error is the one to report; what stays then, the next restore removes.
+        with suppress(pg.Error):
+            _drop(admin, name)
         raise
+    else:
+        _drop(admin, name)
     finally:
-        admin.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", (_LOCK, name))
+        with suppress(pg.Error):
+            admin.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", (_LOCK, name))
 
 
 def leftovers(admin: "psycopg.Connection[TupleRow]") -> tuple[str, ...]:
@@ -132,11 +134,11 @@ def _drop(admin: "psycopg.Connection[TupleRow]", name: str) -> None:
     admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def _create_database(manifest: Manifest, name: str, version_num: int) -> sql.Composed:
-    source = manifest.source
+def _create_database(source: Source, name: str, version_num: int) -> sql.Composed:
     options = [("ENCODING", source.encoding)]
-    options += [("LC_COLLATE", source.collate), ("LC_CTYPE", source.ctype)]
-    if version_num >= 150000:
+    if source.collate and source.ctype:
+        options += [("LC_COLLATE", source.collate), ("LC_CTYPE", source.ctype)]
+    if source.collate and version_num >= 150000:
         options.append(("LOCALE_PROVIDER", source.locale_provider))
     if source.locale is not None:
         options.append((f"{source.locale_provider.upper()}_LOCALE", source.locale))
@@ -150,38 +152,70 @@ def _create_database(manifest: Manifest, name: str, version_num: int) -> sql.Com
 
 
 def switch(
+    server: Server,
     admin: "psycopg.Connection[TupleRow]",
     loaded: str,
     target: str,
     previous: str,
     *,
-    replace: bool,
-    disconnect: bool,
+    replace: bool = False,
+    disconnect: bool = False,
+    wait: float = 0.0,
 ) -> str | None:
     """Give the loaded database its name; gives the name under which an old one is kept, if any.
 
     One transaction: nobody ever sees half of it, and a crash undoes all of it.
+    `wait` is for how many seconds the sessions on the old one may go by themselves, before they
+    are ended or the switch is refused.
     Raises `TargetExists` and `TargetInUse`.
     """
-    try:
-        with admin.transaction():
-            taken = replace and exists(admin, target)
-            if taken:
-                if disconnect:
-                    admin.execute(_TERMINATE, (target,))
-                _rename(admin, target, previous)
-            _rename(admin, loaded, target)
-            admin.execute(_comment(target, None))
-    except pg.DuplicateDatabase as error:
-        raise TargetExists(f"a database {target!r} was created meanwhile") from error
-    except pg.ObjectInUse as error:
-        raise TargetInUse(
-            f"sessions are connected to {target!r}: {_few(_sessions(admin, target))}"
-        ) from error
-    return previous if taken else None
+    deadline = time.monotonic() + wait
+    while True:
+        if replace:
+            _sessions_that_stay(admin, target, deadline - time.monotonic())
+        over = time.monotonic() >= deadline
+        ending = _ending_sessions(server, admin, target) if disconnect and over else nullcontext()
+        try:
+            with ending, admin.transaction():
+                taken = replace and exists(admin, target)
+                if taken:
+                    _rename(admin, target, previous)
+                _rename(admin, loaded, target)
+                admin.execute(_comment(target, None))
+        except pg.DuplicateDatabase as error:
+            raise TargetExists(f"a database {target!r} was created meanwhile") from error
+        except pg.ObjectInUse as error:
+            if over:
+                sessions = _sessions(admin, target) + _sessions(admin, loaded)
+                holding = _few(sessions) or error.diag.message_detail
+                raise TargetInUse(f"{target!r} is in use: {holding}") from error
+        else:
+            return previous if taken else None
 
 
-_TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+@contextmanager
+def _ending_sessions(
+    server: Server, admin: "psycopg.Connection[TupleRow]", target: str
+) -> Iterator[None]:
+    """End the sessions on the target, again and again while the block renames it.
+
+    Once would not do: a client that is just connecting is no session yet, and would stay.
+    While PostgreSQL waits for the last session to end, it lets nobody else in.
+    """
+    # By OID: those of the database that gets the name next are not meant.
+    terminate = sql.SQL(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datid = {}"
+    ).format(sql.Literal(_oid(admin, target)))
+    over = threading.Event()
+
+    def end() -> None:
+        with server.using(maintenance(target)).connect() as other:
+            while not over.wait(_POLL):
+                other.execute(terminate)
+
+    admin.execute(terminate)
+    with beside(end, stop=over.set):
+        yield
 
 
 def _rename(admin: "psycopg.Connection[TupleRow]", old: str, new: str) -> None:
@@ -192,24 +226,33 @@ def _rename(admin: "psycopg.Connection[TupleRow]", old: str, new: str) -> None:
 
 def exists(admin: "psycopg.Connection[TupleRow]", database: str) -> bool:
     """Whether the server has a database of that name."""
-    query = "SELECT FROM pg_database WHERE datname = %s"
-    return admin.execute(query, (database,)).fetchone() is not None
+    return _oid(admin, database) is not None
+
+
+def _oid(admin: "psycopg.Connection[TupleRow]", database: str) -> int | None:
+    query = "SELECT oid FROM pg_database WHERE datname = %s"
+    row = admin.execute(query, (database,)).fetchone()
+    return row[0] if row else None
 
 
 def _sessions(admin: "psycopg.Connection[TupleRow]", database: str) -> list[str]:
+    # An autovacuum worker makes way by itself.
     rows = admin.execute(
         "SELECT format('%%s (pid %%s, %%s)', usename, pid, application_name)"
-        " FROM pg_stat_activity WHERE datname = %s ORDER BY pid",
+        " FROM pg_stat_activity"
+        " WHERE datname = %s AND backend_type <> 'autovacuum worker' ORDER BY pid",
         (database,),
     ).fetchall()
     return [row[0] for row in rows]
 
 
-def _sessions_that_stay(admin: "psycopg.Connection[TupleRow]", database: str) -> list[str]:
-    """Those that are still there after a moment: a client that has just gone is none."""
-    deadline = time.monotonic() + _MOMENT
+def _sessions_that_stay(
+    admin: "psycopg.Connection[TupleRow]", database: str, seconds: float
+) -> list[str]:
+    """Those that are still there after some time, which ends as soon as there are none."""
+    deadline = time.monotonic() + seconds
     while (sessions := _sessions(admin, database)) and time.monotonic() < deadline:
-        time.sleep(0.1)
+        time.sleep(_POLL)
     return sessions
 
 

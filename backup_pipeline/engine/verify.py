@@ -1,7 +1,7 @@
 """Verify: prove that the stored bytes are the bytes that were dumped, all of them."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 from backup_pipeline.engine.catalog import read_manifest, record
@@ -13,11 +13,13 @@ from backup_pipeline.engine.model import (
     Member,
     Progress,
     Report,
+    SchemaArchive,
     Section,
+    TableRows,
     silent,
 )
 from backup_pipeline.engine.names import BackupName, Keys, Kind
-from backup_pipeline.engine.script import RowCounter, Tail
+from backup_pipeline.engine.script import Inventory, Tail
 from backup_pipeline.engine.store import ObjectInfo, ObjectStore
 from backup_pipeline.errors import ObjectMissing, VerificationFailed
 
@@ -73,7 +75,8 @@ def require_whole(
     try:
         stored = store.head(keys.of(name, Kind.DUMP))
         _verify_dump(store, stored, manifest, report)
-        _verify_archive(store, keys.of(name, Kind.SCHEMA), manifest)
+        if manifest.schema_archive:
+            read_archive(store, keys.of(name, Kind.SCHEMA), manifest.schema_archive)
     except ObjectMissing as error:
         raise VerificationFailed(
             f"an object of the backup is missing or was replaced: {error.message}"
@@ -96,52 +99,104 @@ def _verify_dump(
             f"the object has {stored.size} bytes where the backup had {manifest.length}"
         )
     _require_members(manifest)
-    for member in manifest.members:
+    for member, chunks in read_members(store, stored, manifest, manifest.members):
         done = 0
-        try:
-            for raw in read_member(store, stored, member, manifest.source.encoding):
-                done += len(raw)
-                # Progress is of the stored bytes, as good as a member's even share of them tells.
-                share = done * member.length // max(member.raw_length, 1)
-                report(Progress("verify", member.offset + share, manifest.length))
-        except VerificationFailed as error:
-            raise VerificationFailed(f"member {member.section}: {error.message}") from error
+        for raw in chunks:
+            done += len(raw)
+            # Progress is of the stored bytes, as good as a member's even share of them tells.
+            share = done * member.length // max(member.raw_length, 1)
+            report(Progress("verify", member.offset + share, manifest.length))
 
 
-def read_member(
-    store: ObjectStore, stored: ObjectInfo, member: Member, encoding: str
-) -> Iterator[bytes]:
-    """The SQL of one member, verified as it goes by; wrong bytes end in `VerificationFailed`.
+def read_members(
+    store: ObjectStore, stored: ObjectInfo, manifest: Manifest, members: Sequence[Member]
+) -> Iterator[tuple[Member, Iterator[bytes]]]:
+    """Members with their SQL, verified as it goes by; wrong bytes end in `VerificationFailed`.
 
-    The last bytes come before the last comparison: nothing is proved until the iterator ended.
+    The last bytes of a member come before its last comparison: nothing is proved of it until its
+    iterator has ended.
+    One request reads all that lies side by side.
     """
+    closing = {member.section: member.offset for member in manifest.members}
+    for run in _side_by_side(members):
+        length = sum(member.length for member in run)
+        stream = _Bytes(store.read(stored.key, run[0].offset, length, etag=stored.etag))
+        for member in run:
+            ends = closing[member.section] == member.offset
+            yield member, _verified(manifest, member, stream.take(member.length), ends=ends)
+
+
+def _verified(
+    manifest: Manifest, member: Member, chunks: Iterator[bytes], *, ends: bool
+) -> Iterator[bytes]:
     digest = hashlib.sha256()
-    rows, tail = RowCounter(), Tail()
-    chunks = store.read(stored.key, member.offset, member.length, etag=stored.etag)
-    for raw in decompress(_hashed(chunks, digest.update), member.raw_length):
-        tail.feed(raw)
-        if member.section is Section.DATA:
-            rows.feed(raw)
-        yield raw
-    rows.close()
-    if digest.hexdigest() != member.sha256:
+    inventory, tail = Inventory(manifest.source.encoding), Tail()
+    hashed = _hashed(chunks, digest.update)
+    try:
+        for raw in decompress(hashed, member.raw_length, several=manifest.adopted):
+            tail.feed(raw)
+            if member.section is Section.DATA:
+                inventory.feed(raw)
+            yield raw
+        inventory.close()
+        closed = tail.closed or not ends
+        _require_end(member, digest.hexdigest(), inventory.take_tables(), closed=closed)
+    except VerificationFailed as error:
+        where = f"member {member.section} at {member.offset}"
+        raise VerificationFailed(f"{where}: {error.message}") from error
+
+
+def _require_end(
+    member: Member, sha256: str, tables: tuple[TableRows, ...], *, closed: bool
+) -> None:
+    if sha256 != member.sha256:
         raise VerificationFailed("its SHA-256 is not the one that was recorded")
-    if not tail.closed:
+    if not closed:
         raise VerificationFailed("pg_dump's closing line is missing")
-    if rows.tables(encoding) != member.tables:
+    if tables != member.tables:
         raise VerificationFailed("the rows of its tables are not those that were dumped")
 
 
-def _verify_archive(store: ObjectStore, key: str, manifest: Manifest) -> None:
+def _side_by_side(members: Sequence[Member]) -> Iterator[list[Member]]:
+    run: list[Member] = []
+    for member in members:
+        if run and run[-1].offset + run[-1].length != member.offset:
+            yield run
+            run = []
+        run.append(member)
+    if run:
+        yield run
+
+
+class _Bytes:
+    """Chunks of any size, handed out in lengths that are asked for."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = b""
+
+    def take(self, length: int) -> Iterator[bytes]:
+        """The next bytes, so many that they make up `length`; fewer where the chunks end."""
+        while length:
+            chunk = self._rest or next(self._chunks, b"")
+            if not chunk:
+                return
+            taken, self._rest = chunk[:length], chunk[length:]
+            length -= len(taken)
+            yield taken
+
+
+def read_archive(store: ObjectStore, key: str, expected: SchemaArchive) -> bytes:
+    """The schema archive; raises `VerificationFailed` where it is not the one that was stored."""
     stored = store.head(key)
-    if stored.size != manifest.schema_archive.length:
+    if stored.size != expected.length:
         raise VerificationFailed(
-            f"the schema archive has {stored.size} bytes where the backup had "
-            f"{manifest.schema_archive.length}"
+            f"the schema archive has {stored.size} bytes where the backup had {expected.length}"
         )
     archive = b"".join(store.read(key, etag=stored.etag))
-    if hashlib.sha256(archive).hexdigest() != manifest.schema_archive.sha256:
+    if hashlib.sha256(archive).hexdigest() != expected.sha256:
         raise VerificationFailed("the schema archive is not the one that was stored")
+    return archive
 
 
 def _hashed(chunks: Iterator[bytes], update: Callable[[bytes], None]) -> Iterator[bytes]:
@@ -157,5 +212,7 @@ def _require_members(manifest: Manifest) -> None:
             raise VerificationFailed("the members of the manifest do not follow each other")
         offset += member.length
     sections = [member.section for member in manifest.members]
+    if manifest.adopted and sections == [Section.DATA]:
+        return
     if sections != sorted(sections, key=list(Section).index) or set(sections) != set(Section):
         raise VerificationFailed("the manifest does not name every section in its order")

@@ -174,7 +174,7 @@ def test_two_databases_live_in_one_project() -> None:
         Database(Settings(database="orders_db"), suffix="_other"),
     ]
     defs = dg.Definitions.merge(*(database_definitions(each, resources(each)) for each in both))
-    assert len(defs.resolve_asset_graph().get_all_asset_keys()) == 8
+    assert len(defs.resolve_asset_graph().get_all_asset_keys()) == 10
     assert {f"{JOB}_one", f"{JOB}_other"} <= {job.name for job in defs.resolve_all_job_defs()}
 
 

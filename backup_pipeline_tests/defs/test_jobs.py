@@ -12,11 +12,12 @@ from dagster._config.snap import snap_from_config_type
 from backup_pipeline.defs.jobs import JOB, PRUNE, RESTORE, VERIFY
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.engine.model import State
+from backup_pipeline.engine.pins import pin
 from backup_pipeline.engine.postgres import Server
-from backup_pipeline.settings import load_settings
+from backup_pipeline.settings import Settings, load_settings
 from backup_pipeline_tests.conftest import CreateDatabase
 from backup_pipeline_tests.defs.project import NOON, Project, flip_a_bit
-from backup_pipeline_tests.made_backups import make_backup
+from backup_pipeline_tests.made_backups import KEYS, make_backup
 
 
 def launch(
@@ -125,6 +126,26 @@ def test_another_retention_may_be_given_for_once(project: Project) -> None:
         make_backup(project.memory, NOON - timedelta(days=days))
     _, told = launch(project, PRUNE, "pruned_backups", dry_run=False, retention_days=0)
     assert (told["kept"], told["deleted"]) == (3, 2)
+
+
+def test_rules_and_pins_are_told_in_the_job_as_on_the_command_line(
+    instance: dg.DagsterInstance,
+) -> None:
+    project = Project(instance, Settings(retention_minimum=1, retention_yearly=2))
+    names = [
+        make_backup(project.memory, NOON - timedelta(days=days)) for days in (1, 400, 500, 800)
+    ]
+    pin(project.memory, KEYS, names[3], "the last of the old system", clock=project.clock)
+
+    _, told = launch(project, PRUNE, "pruned_backups", dry_run=False)
+
+    assert [row.data["reason"] for row in told["kept_backups"].records] == [
+        "younger than 7 days",
+        "the newest verified backup of 2024 (yearly, 2 of 2)",
+        "pinned: the last of the old system",
+    ]
+    (gone,) = told["deleted_backups"].records
+    assert (gone.data["backup"], gone.data["fate"]) == (str(names[2]), "deleted")
 
 
 # Restore, on real servers

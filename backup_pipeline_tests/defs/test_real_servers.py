@@ -13,7 +13,7 @@ from dagster_shared.serdes import serialize_value
 
 from backup_pipeline.defs.database import Database
 from backup_pipeline.defs.factory import database_definitions
-from backup_pipeline.defs.jobs import JOB
+from backup_pipeline.defs.jobs import DRILL, JOB
 from backup_pipeline.defs.outcomes import outcome_of
 from backup_pipeline.defs.resources import ConfiguredServices, resources
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
@@ -47,6 +47,19 @@ def run(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
     database = Database(load_settings())
     defs = database_definitions(database, resources(database))
     return defs.resolve_job_def(JOB).execute_in_process(instance=instance, raise_on_error=False)
+
+
+def drill(instance: dg.DagsterInstance, backup: str = "latest") -> dg.ExecuteInProcessResult:
+    """Run the job that proves that a backup restores."""
+    database = Database(load_settings())
+    defs = database_definitions(database, resources(database))
+    return defs.resolve_job_def(DRILL).execute_in_process(
+        instance=instance,
+        raise_on_error=False,
+        run_config={"ops": {"ahold_options__restore_proof": {"config": {"backup": backup}}}}
+        if backup != "latest"
+        else None,
+    )
 
 
 def outcome_of_run(instance: dg.DagsterInstance, run_id: str) -> Outcome:
@@ -152,3 +165,42 @@ def test_a_run_cancelled_in_the_middle_of_pg_dump_leaves_nothing_within_seconds(
     ] == []
     started = [event.step_key or "" for event in result.all_events if event.is_step_start]
     assert [key.rpartition("__")[2] for key in started] == ["database_dump"]
+
+
+@pytest.mark.usefixtures("_configured")
+def test_a_drill_proves_that_the_newest_backup_restores_and_how_long_it_takes(
+    instance: dg.DagsterInstance,
+    store: ObjectStore,
+    sample_database: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(
+        "BACKUP_INVARIANTS",
+        '[{"name": "prices", "query": "SELECT count(*) FROM quotes WHERE bid < 0", "expected": 0},'
+        ' {"name": "none", "query": "SELECT count(*) FROM quotes", "expected": 0}]',
+    )
+    assert run(instance).success
+
+    result = drill(instance)
+
+    checks = {each.check_name: each for each in result.get_asset_check_evaluations()}
+    assert {name: check.passed for name, check in checks.items()} == {
+        "restored_equal": True,
+        "invariant_prices": True,
+        "invariant_none": False,
+    }
+    assert "where 0 is expected" in (checks["invariant_none"].description or "")
+    assert not result.success
+    told = outcome_of_run(instance, result.run_id)
+    assert told.title == f"Restore drill of {sample_database} FAILED"
+    (backup,) = read_catalog(store, load_settings().keys(), sample_database).backups
+    assert backup.state is State.FAILED
+
+    monkeypatch.delenv("BACKUP_INVARIANTS")
+    proof = metadata_of(drill(instance), "restore_proof")
+
+    (backup,) = read_catalog(store, load_settings().keys(), sample_database).backups
+    assert (backup.state, proof["backup"]) == (State.VERIFIED, str(backup.name))
+    assert proof["recovery_seconds"] == pytest.approx(backup.recovery_seconds)
+    assert proof["rows"] == backup.rows
+    assert "is restorable" in proof["summary"]

@@ -10,6 +10,7 @@ from backup_pipeline.engine.catalog import read_catalog, read_manifest
 from backup_pipeline.engine.model import Manifest, Progress, Report, Section, TableRows, silent
 from backup_pipeline.engine.names import BackupName, Keys, Kind
 from backup_pipeline.engine.store import ObjectInfo
+from backup_pipeline.engine.verify import verify
 from backup_pipeline.errors import (
     ChildFailed,
     ObjectExists,
@@ -153,3 +154,56 @@ def test_before_the_manifest_nothing_is_listed() -> None:
     make(store)
     assert listed == [0, 0]
     assert [backup.name for backup in read_catalog(store, KEYS).backups] == [NAME]
+
+
+def tables_of(sizes: dict[str, int]) -> bytes:
+    """COPY statements whose rows have so many bytes."""
+    row = b"x" * 1023 + b"\n"
+    return b"".join(
+        b"COPY public.%s (x) FROM stdin;\n%s\\.\n\n\n" % (name.encode(), row * (size // 1024))
+        for name, size in sizes.items()
+    )
+
+
+def test_a_large_table_has_a_member_to_itself_and_small_ones_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes = {"a": 3 << 20, "b": 1024, "c": 2048, "d": 2 << 20, "e": 5 << 20}
+    sql = dict.fromkeys(Section, b"")
+    sql[Section.DATA] = tables_of(sizes)
+    monkeypatch.setattr("backup_pipeline_tests.fakes_dump._SQL", sql)
+    monkeypatch.setattr(
+        "backup_pipeline_tests.fakes_dump.TABLES", tuple(("public", name) for name in sizes)
+    )
+    store = MemoryStore()
+    manifest = make(store)
+    data = [member for member in manifest.members if member.section is Section.DATA]
+    assert [[t.table for t in member.tables] for member in data] == [
+        ["a"],
+        ["b", "c", "d"],
+        ["e"],
+        [],
+    ]
+    assert gzip.decompress(store.objects[f"{STEM}.sql.gz"].body) == b"".join(
+        section_sql(section) for section in Section
+    )
+    assert verify(store, KEYS, NAME, clock=lambda: NOW).passed
+
+
+@pytest.mark.parametrize(
+    ("tables", "rows", "said"),
+    [
+        ((("public", "trades"), ("public", "quotes")), ROWS, "no rows of public.quotes"),
+        ((("public", "trades"),), ROWS + 1, "3 rows of public.trades where the snapshot holds 4"),
+    ],
+    ids=["a table is left out", "a row is left out"],
+)
+def test_a_dump_that_leaves_something_out_is_no_backup(
+    monkeypatch: pytest.MonkeyPatch, tables: tuple[tuple[str, str], ...], rows: int, said: str
+) -> None:
+    monkeypatch.setattr("backup_pipeline_tests.fakes_dump.TABLES", tables)
+    monkeypatch.setattr("backup_pipeline_tests.fakes_dump.HELD", rows)
+    store = MemoryStore()
+    with pytest.raises(PostgresFailed, match=said):
+        make(store)
+    assert_absent(store)

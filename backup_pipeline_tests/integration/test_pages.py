@@ -3,6 +3,7 @@
 With BACKUP_TEST_PICTURES=docs the pictures of the documentation are made anew.
 """
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import psycopg
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from backup_pipeline.defs.jobs import JOB
+from backup_pipeline.defs.jobs import DRILL, JOB
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.embedded.s3 import S3Access
 from backup_pipeline.engine.catalog import read_catalog
@@ -27,6 +28,19 @@ DATABASE = "ahold_options"
 KEYS = Keys("backups/postgres/")
 BACKUPS = 5
 NOTES, NOTES_A_DAY = 20_000, 1_000
+INVARIANTS = [
+    {
+        "name": "notes",
+        "query": "SELECT count(*) FROM notes WHERE length(note) <> 32",
+        "expected": 0,
+    },
+    {
+        "name": "bids",
+        "query": "SELECT count(*) FROM quotes WHERE bid > ask",
+        "expected": 0,
+    },
+    {"name": "quotes", "query": "SELECT count(*) > 0 FROM quotes", "expected": True},
+]
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 SECOND = 1000.0
 
@@ -62,6 +76,7 @@ def ui(
         **postgres.environment(DATABASE),
         "BACKUP_BUCKET": storage[0],
         "BACKUP_PG_BIN_DIRS": str(postgres.bin_dir),
+        "BACKUP_INVARIANTS": json.dumps(INVARIANTS),
     }
     home = tmp_path_factory.mktemp("dagster")
     with (
@@ -71,6 +86,7 @@ def ui(
         for _ in range(BACKUPS):
             grow(postgres)
             assert running.wait(running.launch(JOB)) == "SUCCESS"
+        assert running.wait(running.launch(DRILL)) == "SUCCESS"
         yield running
 
 
@@ -118,11 +134,24 @@ def test_the_graph_shows_the_way_from_the_database_to_the_pruned_bucket(
 ) -> None:
     page.goto(f"{ui.url}/locations/{LOCATION}/asset-groups/{DATABASE}/lineage")
 
-    for asset in ("database", "database_dump", "verified_backup", "pruned_bucket"):
+    for asset in ("database", "database_dump", "verified_backup", "restore_proof", "pruned_bucket"):
         expect(page.get_by_text(asset, exact=True).first).to_be_visible()
-    for checks in ("5 / 5 Passed", "2 / 2 Passed", "3 / 3 Passed"):
+    for checks in ("5 / 5 Passed", "2 / 2 Passed", "3 / 3 Passed", "4 / 4 Passed"):
         expect(page.get_by_text(checks)).to_be_visible()
     page.screenshot(path=picture / "lineage.png")
+
+
+def test_the_proof_shows_that_the_copy_is_equal_and_the_invariants_hold(
+    ui: DagsterUI, page: Page, picture: Path
+) -> None:
+    page.goto(f"{ui.url}/assets/{DATABASE}/restore_proof?view=checks&checkDetail=restored_equal")
+
+    expect(page.get_by_text("tables are equal").first).to_be_visible()
+    for invariant in INVARIANTS:
+        expect(page.get_by_text(f"invariant_{invariant['name']}").first).to_be_visible()
+    expect(page.get_by_text("Succeeded").first).to_be_visible()
+    page.wait_for_timeout(SECOND)
+    page.screenshot(path=picture / "proof.png")
 
 
 def test_the_sizes_of_five_backups_are_plotted(ui: DagsterUI, page: Page, picture: Path) -> None:

@@ -1,0 +1,163 @@
+"""The schema archive, read by pg_restore: what belongs to a table, and the SQL that makes it."""
+
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from backup_pipeline.engine.postgres import Clients
+from backup_pipeline.engine.process import child_environment, output
+from backup_pipeline.engine.script import decoded
+
+Name = tuple[str, str]
+_ENTRY = re.compile(r"(?P<id>\d+); \d+ \d+ (?P<what>.+)")
+_DEPENDS = re.compile(r";\s+depends on:(?P<ids>[ \d]+)")
+# What belongs to a table and comes with it, as pg_dump calls it; longer words first.
+_BELONGING = (
+    "CHECK CONSTRAINT",
+    "FK CONSTRAINT",
+    "CONSTRAINT",
+    "COMMENT",
+    "DEFAULT",
+    "INDEX ATTACH",
+    "INDEX",
+    "POLICY",
+    "ROW SECURITY",
+    "RULE",
+    "SEQUENCE OWNED BY",
+    "SEQUENCE",
+    "STATISTICS",
+    "TABLE ATTACH",
+    "TRIGGER",
+)
+_RELATION = ("TABLE ", "FOREIGN TABLE ", "VIEW ", "MATERIALIZED VIEW ")
+_PARTS = ("TABLE ATTACH ", "TABLE DATA ")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object of the archive."""
+
+    id: int
+    what: str
+    """Its kind, schema, name and owner as pg_restore lists them."""
+    needs: frozenset[int]
+
+    @property
+    def is_relation(self) -> bool:
+        """Whether it is a table or a view, and not a part of one."""
+        return self.what.startswith(_RELATION) and not self.what.startswith(_PARTS)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A schema archive in a file, as `opened` yields it."""
+
+    clients: Clients
+    path: Path
+    encoding: str
+
+    def matching(self, tables: Sequence[str], schemas: Sequence[str]) -> frozenset[int]:
+        """The ids of what `pg_restore --table --schema` would restore, by exact names."""
+        chosen = [f"--table={table}" for table in tables] + [f"--schema={s}" for s in schemas]
+        return frozenset(entry.id for entry in self._list(*chosen))
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Everything, in the order in which it is restored."""
+        return tuple(self._list("--verbose"))
+
+    def script(self, section: str, only: Iterable[Entry] | None = None) -> bytes:
+        """The SQL of a section, or of some of its entries."""
+        options = ["--file=-", "--no-owner", "--no-privileges", f"--section={section}"]
+        if only is not None:
+            chosen = self.path.with_name("list")
+            chosen.write_text("".join(f"{entry.id};\n" for entry in only))
+            options.append(f"--use-list={chosen}")
+        return self._pg_restore(*options)
+
+    def _list(self, *options: str) -> Iterator[Entry]:
+        lines = decoded(self._pg_restore("--list", *options), self.encoding).split("\n")
+        for line, following in zip(lines, [*lines[1:], ""], strict=True):
+            if entry := _ENTRY.fullmatch(line):
+                needs = _DEPENDS.fullmatch(following)
+                ids = needs["ids"].split() if needs else []
+                yield Entry(int(entry["id"]), entry["what"], frozenset(map(int, ids)))
+
+    def _pg_restore(self, *options: str) -> bytes:
+        return output([self.clients.tool("pg_restore"), *options, self.path], child_environment({}))
+
+
+@contextmanager
+def opened(archive: bytes, clients: Clients, encoding: str) -> Iterator[Archive]:
+    """An archive in a file of its own, which pg_restore needs, while the block lasts."""
+    with tempfile.TemporaryDirectory(prefix="backup-pipeline-") as directory:
+        path = Path(directory, "schema.dump")
+        path.write_bytes(archive)
+        yield Archive(clients, path, encoding)
+
+
+def named(entries: Iterable[Entry], kind: str, names: Iterable[Name]) -> frozenset[Name]:
+    """Those of the names, each with its schema, of which there is an entry of that kind."""
+    # pg_restore lists kind, schema, name and owner with blanks between, and the name may hold some.
+    listed = {re.sub(r"[\r\n]", " ", " ".join(name)): name for name in names}
+    found = set()
+    for entry in entries:
+        text = entry.what.removeprefix(f"{kind} ")
+        while text != entry.what and text:
+            text = text.rpartition(" ")[0]
+            if text in listed:
+                found.add(listed[text])
+                break
+    return frozenset(found)
+
+
+def with_what_belongs(entries: Sequence[Entry], chosen: frozenset[int]) -> tuple[Entry, ...]:
+    """The chosen entries with their partitions, all that they need, and all that belongs to them.
+
+    What would need yet another table, as a foreign key does, is left out.
+    """
+    by_id = {entry.id: entry for entry in entries}
+    own = _with_partitions(entries, set(chosen))
+    taken = own | _needs(by_id, own)
+    grown = True
+    while grown:
+        grown = False
+        for entry in entries:
+            if entry.id in taken or not entry.what.startswith(_BELONGING):
+                continue
+            more = _needs(by_id, {entry.id}) - taken
+            if entry.needs & own and not any(by_id[each].is_relation for each in more):
+                own.add(entry.id)
+                taken |= {entry.id} | more
+                grown = True
+    return tuple(entry for entry in entries if entry.id in taken)
+
+
+def _with_partitions(entries: Sequence[Entry], chosen: set[int]) -> set[int]:
+    by_id = {entry.id: entry for entry in entries}
+    attached = [entry.needs for entry in entries if entry.what.startswith("TABLE ATTACH ")]
+    # A partition needs its parent, so the other way round is told from that.
+    parts = [
+        (next(iter(pair - {each})), each)
+        for pair in attached
+        for each in pair
+        if len(pair) == 2 and by_id[each].needs & pair
+    ]
+    own, before = set(chosen), -1
+    while len(own) != before:
+        before = len(own)
+        own |= {partition for parent, partition in parts if parent in own}
+    return own
+
+
+def _needs(by_id: dict[int, Entry], ids: Iterable[int]) -> set[int]:
+    found: set[int] = set()
+    ahead = [need for each in ids for need in by_id[each].needs]
+    while ahead:
+        each = ahead.pop()
+        if each in by_id and each not in found:
+            found.add(each)
+            ahead += by_id[each].needs
+    return found

@@ -1,0 +1,45 @@
+"""Something long that is done in a thread of its own while the caller goes on."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_PATIENCE = 3.0
+
+
+@contextmanager
+def beside(work: Callable[[], T], *, stop: Callable[[], object]) -> Iterator[Callable[[], T]]:
+    """Do `work` while the block lasts; what is yielded waits for it and gives or raises its result.
+
+    Where the block fails after the work did, the error of the work is raised, because what the
+    block met may have come from it.
+    Where the block is left before the work is done, `stop` is called until it ends, for 3 s.
+    """
+    future: Future[T] = Future()
+    # A daemon, so that a server which answers nothing keeps no process from ending.
+    thread = threading.Thread(target=_run, args=(future, work), daemon=True)
+    thread.start()
+    try:
+        yield future.result
+    except Exception as error:
+        first = future.exception() if future.done() else None
+        if first is None or first is error:
+            raise
+        raise first from error
+    finally:
+        for _ in range(int(_PATIENCE / 0.1)):
+            if future.done():
+                break
+            stop()
+            thread.join(0.1)
+
+
+def _run(future: "Future[T]", work: Callable[[], T]) -> None:
+    try:
+        future.set_result(work())
+    except BaseException as error:  # noqa: BLE001 - whoever asks for the result gets it
+        future.set_exception(error)

@@ -1,0 +1,266 @@
+"""Drill: restore into a scratch database, and compare it with what the snapshot held.
+
+Only this earns a backup the word *restorable*.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from psycopg import Error, sql
+
+from backup_pipeline.engine.catalog import read_manifest, record
+from backup_pipeline.engine.contents import differences, read_contents
+from backup_pipeline.engine.dump import schema_of
+from backup_pipeline.engine.model import (
+    Act,
+    EvidenceEntry,
+    Invariant,
+    Manifest,
+    Progress,
+    Report,
+    Section,
+    silent,
+)
+from backup_pipeline.engine.names import BackupName, Keys, Kind
+from backup_pipeline.engine.postgres import Clients, Server, choose_clients, find_clients
+from backup_pipeline.engine.preflight import require_suitable
+from backup_pipeline.engine.restore import load
+from backup_pipeline.engine.store import ObjectInfo, ObjectStore
+from backup_pipeline.engine.target import maintenance, new_database, remove_leftovers
+from backup_pipeline.engine.verify import read_members, require_whole
+from backup_pipeline.errors import ObjectMissing, PostgresFailed, VerificationFailed
+
+if TYPE_CHECKING:
+    import psycopg
+    from psycopg.rows import TupleRow
+
+_MOST_LINES = 3
+# Classes of SQLSTATE that speak of the server or the session and not of the backup (PostgreSQL
+# manual, appendix A): connection, resources, operator, system, internal, and rights.
+_OF_THE_SERVER = ("08", "53", "55", "57", "58", "XX", "42501")
+
+
+@dataclass(frozen=True, slots=True)
+class InvariantResult:
+    """What became of one of the owner's invariants."""
+
+    name: str
+    passed: bool
+    expected: str
+    found: str
+
+
+@dataclass(frozen=True, slots=True)
+class DrillResult:
+    """What a drill came to."""
+
+    entry: EvidenceEntry
+    invariants: tuple[InvariantResult, ...] = ()
+    not_compared: tuple[str, ...] = ()
+    """What could not be compared, and why."""
+    tables: int = 0
+    verify_seconds: float = 0.0
+    load_seconds: float = 0.0
+
+    @property
+    def equal(self) -> bool:
+        """Whether the restored database is the one that was dumped, invariants aside."""
+        return len(self.entry.findings) == sum(not each.passed for each in self.invariants)
+
+
+def drill(
+    store: ObjectStore,
+    keys: Keys,
+    name: BackupName,
+    server: Server,
+    bin_dirs: Sequence[Path],
+    *,
+    invariants: Sequence[Invariant] = (),
+    clock: Callable[[], datetime],
+    report: Report = silent,
+) -> DrillResult:
+    """Restore a backup into a scratch database of `server`, compare, drop it, and record evidence.
+
+    Compared are the rows of each table and their digests, sequences, large objects, and the text
+    of the schema, with what the manifest and the dump say of the snapshot; then the invariants.
+    A backup that is not equal is no error here: `entry.passed` says so, and its findings where.
+    What stands in the way on the server's side is an error, and no evidence.
+
+    Raises `NotFound`, `TargetUnsuitable`, `ClientTooOld`, `PostgresUnreachable`, `PostgresFailed`,
+    `VerificationFailed` where the manifest can't be read, and the errors of the store.
+    """
+    started_at = clock()
+    manifest = read_manifest(store, keys, name)
+    etag = _etag(store, keys.of(name, Kind.DUMP))
+    drilling = _Drill(store, keys, manifest, server, bin_dirs, invariants, clock, report)
+    try:
+        findings = drilling.run()
+    except VerificationFailed as error:
+        findings = [error.message]
+    ended_at = clock()
+    loaded_at = drilling.loaded_at
+    recovered = (loaded_at - started_at).total_seconds() if loaded_at else None
+    entry = EvidenceEntry(
+        act=Act.DRILL,
+        at=ended_at,
+        passed=not findings,
+        etag=etag,
+        findings=tuple(findings),
+        read_bytes=manifest.length if recovered else 0,
+        rows=manifest.rows if recovered else 0,
+        seconds=(ended_at - started_at).total_seconds(),
+        recovery_seconds=recovered,
+    )
+    record(store, keys, name, entry)
+    verified = (drilling.verified_at or ended_at) - started_at
+    return DrillResult(
+        entry=entry,
+        invariants=tuple(drilling.results),
+        not_compared=tuple(drilling.not_compared),
+        tables=len(manifest.contents.tables),
+        verify_seconds=verified.total_seconds(),
+        load_seconds=recovered - verified.total_seconds() if recovered else 0.0,
+    )
+
+
+@dataclass
+class _Drill:
+    """One drill under way."""
+
+    store: ObjectStore
+    keys: Keys
+    manifest: Manifest
+    server: Server
+    bin_dirs: Sequence[Path]
+    invariants: Sequence[Invariant]
+    clock: Callable[[], datetime]
+    report: Report
+
+    def __post_init__(self) -> None:
+        self.verified_at: datetime | None = None
+        self.loaded_at: datetime | None = None
+        self.results: list[InvariantResult] = []
+        self.not_compared: list[str] = []
+
+    def run(self) -> list[str]:
+        """What is wrong with the backup; raises `VerificationFailed` where it can't be loaded."""
+        source = self.manifest.source
+        with self.server.using(maintenance(source.database)).connect() as admin:
+            require_suitable(admin, source)
+            clients = self._clients(admin.info.server_version)
+            stored = require_whole(self.store, self.keys, self.manifest, self.report)
+            self.verified_at = self.clock()
+            remove_leftovers(admin)
+            with new_database(admin, source, source.database) as scratch:
+                target = self.server.using(scratch)
+                try:
+                    load(target, self.store, stored, self.manifest, self.report)
+                except PostgresFailed as error:
+                    raise _blame(error) from error
+                self.loaded_at = self.clock()
+                self.report(Progress("compare", 0, 1))
+                with target.connect() as connection:
+                    return [
+                        *self._differences(connection, stored, clients),
+                        *self._broken_invariants(connection),
+                    ]
+
+    def _clients(self, server_version: int) -> Clients | None:
+        """What can write the schema as it was written; raises `ClientTooOld`."""
+        if self.manifest.adopted:
+            self.not_compared.append("the schema's text, because the dump is not divided")
+            return None
+        source, dumped_with = self.manifest.source, int(self.manifest.pg_dump_version.split(".")[0])
+        if server_version // 10000 != source.server_version_num // 10000:
+            self.not_compared.append(
+                f"the schema's text, because PostgreSQL {server_version // 10000} words it "
+                f"otherwise than {source.server_version}"
+            )
+            return None
+        return choose_clients(find_clients(self.bin_dirs), dumped_with * 10000)
+
+    def _differences(
+        self,
+        connection: "psycopg.Connection[TupleRow]",
+        stored: ObjectInfo,
+        clients: Clients | None,
+    ) -> Iterator[str]:
+        contents = self.manifest.contents
+        if contents.large_objects is None:
+            self.not_compared.append("values, because the backup was made without digests")
+        yield from differences(contents, read_contents(connection, self.manifest.source.encoding))
+        if clients:
+            members = [
+                member
+                for member in self.manifest.members
+                if member.section in (Section.PRE_DATA, Section.POST_DATA)
+            ]
+            read = read_members(self.store, stored, self.manifest, members)
+            expected = b"".join(b"".join(chunks) for _, chunks in read)
+            yield from _schema_differences(expected, schema_of(connection, clients))
+
+    def _broken_invariants(self, connection: "psycopg.Connection[TupleRow]") -> Iterator[str]:
+        for invariant in self.invariants:
+            found = _value(connection, invariant.query)
+            passed = found == invariant.expected
+            self.results.append(InvariantResult(invariant.name, passed, invariant.expected, found))
+            if not passed:
+                yield f"invariant {invariant.name}: {found} where {invariant.expected} is expected"
+
+
+def _etag(store: ObjectStore, key: str) -> str:
+    try:
+        return store.head(key).etag
+    except ObjectMissing:
+        return ""
+
+
+def _blame(error: PostgresFailed) -> Exception:
+    """A refused statement speaks against the backup, unless the server is in trouble itself."""
+    cause = error.__cause__
+    state = cause.sqlstate if isinstance(cause, Error) else None
+    if state is None or state.startswith(_OF_THE_SERVER):
+        return error
+    return VerificationFailed(f"it can't be loaded: {error.message}")
+
+
+def _schema_differences(expected: bytes, found: bytes) -> Iterator[str]:
+    mine, theirs = (Counter(_statements(text)) for text in (expected, found))
+    for said, lines in (("lacks", mine - theirs), ("has besides", theirs - mine)):
+        for line in list(lines)[:_MOST_LINES]:
+            yield f"the schema {said} the line {line.decode(errors='replace')!r}"
+        if len(lines) > _MOST_LINES:
+            yield f"the schema {said} {len(lines) - _MOST_LINES:,} more lines"
+
+
+def _statements(script: bytes) -> Iterator[bytes]:
+    """The lines that make up statements; comments say when and by which version it was written."""
+    for line in script.splitlines():
+        if line.strip() and not line.startswith((b"--", b"\\restrict ", b"\\unrestrict ")):
+            yield line.strip()
+
+
+def _value(connection: "psycopg.Connection[TupleRow]", query: str) -> str:
+    """The only value that a query gives, as text; a sentence where it gives anything else.
+
+    The query is the owner's own, so it runs as the owner would run it, but can change nothing.
+    """
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute("SET TRANSACTION READ ONLY")
+            connection.execute('SET LOCAL search_path = "$user", public')
+            cursor = connection.execute(sql.SQL(query))
+            result = cursor.pgresult
+            assert result is not None
+            if (result.ntuples, result.nfields) != (1, 1):
+                return f"{result.ntuples} rows of {result.nfields} columns"
+            value = result.get_value(0, 0)
+            return "NULL" if value is None else value.decode(errors="replace")
+    except Error as error:
+        if connection.broken:
+            raise
+        return f"an error ({' '.join(str(error).split())})"

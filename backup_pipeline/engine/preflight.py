@@ -1,0 +1,155 @@
+"""Preflight: can this server hold a database like the source?
+
+What the role may not ask, or what can't be asked from this machine, is no problem here.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from psycopg import errors as pg
+from psycopg import sql
+
+from backup_pipeline.engine.model import Source
+from backup_pipeline.errors import TargetUnsuitable
+
+if TYPE_CHECKING:
+    import psycopg
+    from psycopg.rows import TupleRow
+
+    Admin = psycopg.Connection[TupleRow]
+
+
+class _Problem(NamedTuple):
+    said: str
+    advice: str
+
+
+def require_suitable(admin: "Admin", source: Source) -> None:
+    """Raise `TargetUnsuitable`, which names everything that is wrong, unless the server is fit."""
+    problems = [problem for look in _LOOKS for problem in look(admin, source)]
+    if problems:
+        raise TargetUnsuitable(
+            "; ".join(problem.said for problem in problems),
+            hint=" ".join(problem.advice for problem in problems),
+        )
+
+
+def _version(admin: "Admin", source: Source) -> Iterator[_Problem]:
+    major = admin.info.server_version // 10000
+    if major < source.server_version_num // 10000:
+        yield _Problem(
+            f"the backup is of PostgreSQL {source.server_version}, the target is PostgreSQL "
+            f"{major}, and an older server can't take it",
+            "Restore into a server of the same or a newer major version.",
+        )
+
+
+def _right(admin: "Admin", _: Source) -> Iterator[_Problem]:
+    may = "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user"
+    if admin.execute(may).fetchone() != (True,):
+        yield _Problem(
+            f"role {admin.info.user!r} may not create databases on the target server",
+            f"As a superuser: ALTER ROLE {_quoted(admin.info.user)} CREATEDB;",
+        )
+
+
+def _extensions(admin: "Admin", source: Source) -> Iterator[_Problem]:
+    available = _names(admin, "SELECT name FROM pg_available_extensions")
+    missing = [each.name for each in source.extensions if each.name not in available]
+    if missing:
+        yield _Problem(
+            f"the target server lacks the extensions {', '.join(missing)}",
+            "Install the packages of these extensions on the target server first.",
+        )
+
+
+def _roles(admin: "Admin", source: Source) -> Iterator[_Problem]:
+    present = _names(admin, "SELECT rolname FROM pg_roles")
+    missing = [role for role in source.roles if role not in present]
+    if missing:
+        create = " ".join(f"CREATE ROLE {_quoted(role)};" for role in missing)
+        yield _Problem(
+            "policies or user mappings name roles that the target server lacks: "
+            + ", ".join(missing),
+            f"Create them first: {create}",
+        )
+
+
+def _locales(admin: "Admin", source: Source) -> Iterator[_Problem]:
+    # A collation is the only thing that takes a locale and can be undone; it has the encoding of
+    # the database that it is in.
+    if admin.info.parameter_status("server_encoding") != source.encoding:
+        return
+    probes = []
+    collate, ctype = source.collate, source.ctype
+    if collate and ctype and not {collate, ctype} <= {"C", "POSIX"}:
+        probes.append({"provider": "libc", "lc_collate": collate, "lc_ctype": ctype})
+    if source.locale is not None:
+        probes.append({"provider": source.locale_provider, "locale": source.locale})
+    for probe in probes:
+        said = _refused(admin, probe)
+        if said:
+            yield _Problem(
+                f"the target server does not know the locale of the source: {said}",
+                "Install that locale on the target server and restart PostgreSQL.",
+            )
+
+
+def _refused(admin: "Admin", probe: dict[str, str]) -> str | None:
+    """What the server says against a locale, if anything."""
+    options = sql.SQL(", ").join(
+        sql.SQL("{} = {}").format(sql.SQL(option), sql.Literal(value))
+        for option, value in probe.items()
+    )
+    try:
+        with admin.transaction(force_rollback=True):
+            admin.execute(sql.SQL("CREATE COLLATION pg_temp.probe ({})").format(options))
+    except _UNKNOWN_LOCALE as error:
+        return error.diag.message_primary
+    except pg.InsufficientPrivilege:
+        return None
+    return None
+
+
+_UNKNOWN_LOCALE = (
+    pg.InvalidParameterValue,  # libc or ICU has no such locale
+    pg.WrongObjectType,  # the builtin provider has none
+    pg.InvalidObjectDefinition,  # no such provider, or the locale is of another encoding
+    pg.FeatureNotSupported,  # built without ICU
+)
+
+
+def _disk(admin: "Admin", source: Source) -> Iterator[_Problem]:
+    try:
+        row = admin.execute(_DATA).fetchone()
+        assert row is not None
+        directory, modified = row
+        if int(Path(directory).stat().st_mtime) != modified:
+            return  # the server is on another machine, and a directory of that name is here too
+        free = shutil.disk_usage(directory).free
+    except (pg.InsufficientPrivilege, OSError):
+        return
+    if free < source.database_size:
+        yield _Problem(
+            f"the source takes {source.database_size:,} bytes, and the target's disk has {free:,} "
+            f"free in {directory}",
+            "Make room on that disk, or restore into another server.",
+        )
+
+
+_DATA = """
+    SELECT current_setting('data_directory'),
+           extract(epoch FROM (pg_stat_file('.')).modification)::bigint
+"""
+
+_LOOKS = (_version, _right, _extensions, _roles, _locales, _disk)
+
+
+def _names(admin: "Admin", query: str) -> set[str]:
+    return {row[0] for row in admin.execute(query.encode()).fetchall()}
+
+
+def _quoted(name: str) -> str:
+    return sql.Identifier(name).as_string(None)

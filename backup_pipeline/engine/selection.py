@@ -1,0 +1,272 @@
+"""Selection: chosen tables or schemas of a backup, without reading the members of the others."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from backup_pipeline.engine.archive import Archive, Entry, Name, named, opened, with_what_belongs
+from backup_pipeline.engine.catalog import read_manifest
+from backup_pipeline.engine.execute import copy_in, events_of, execute
+from backup_pipeline.engine.model import (
+    Manifest,
+    Member,
+    Progress,
+    Report,
+    Section,
+    SequenceValue,
+    silent,
+)
+from backup_pipeline.engine.names import BackupName, Keys, Kind
+from backup_pipeline.engine.postgres import Server, choose_clients, find_clients
+from backup_pipeline.engine.preflight import require_suitable
+from backup_pipeline.engine.script import CopyBegin, decoded, encoded, quoted
+from backup_pipeline.engine.store import ObjectInfo, ObjectStore
+from backup_pipeline.engine.target import (
+    exists,
+    kept_name,
+    maintenance,
+    new_database,
+    remove_leftovers,
+    require_free,
+    switch,
+)
+from backup_pipeline.engine.verify import read_archive, read_members
+from backup_pipeline.errors import NotFound, ObjectMissing, Refused, VerificationFailed
+
+if TYPE_CHECKING:
+    import psycopg
+    from psycopg.rows import TupleRow
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What is wanted of a backup, as pg_restore has it: exact names, and all that is not named."""
+
+    tables: tuple[str, ...] = ()
+    schemas: tuple[str, ...] = ()
+    definitions: bool = True
+    rows: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionResult:
+    """What was restored."""
+
+    database: str
+    tables: int
+    rows: int
+    read_bytes: int
+    """Of the dump object."""
+    seconds: float
+
+
+def restore_selection(
+    store: ObjectStore,
+    keys: Keys,
+    name: BackupName,
+    server: Server,
+    target: str,
+    selection: Selection,
+    bin_dirs: Sequence[Path],
+    *,
+    add: bool = False,
+    clock: Callable[[], datetime],
+    report: Report = silent,
+) -> SelectionResult:
+    """Restore a part of a backup into a new database, or with `add` into one that exists.
+
+    A table comes with its partitions, what it needs, and what belongs to it and needs no other
+    table; large objects come only with a whole restore.
+    Only the members with those tables are read, and verified as they go by: a new database gets
+    its name at the end, and what is added is one transaction, so the target is as it was whatever
+    goes wrong.
+
+    Raises `NotFound` where the backup has no such table or schema, and what a restore raises.
+    """
+    started_at = clock()
+    manifest = read_manifest(store, keys, name)
+    part = _Part(store, keys, manifest, selection, report)
+    with server.using(maintenance(target)).connect() as admin:
+        if add and not exists(admin, target):
+            raise NotFound(f"there is no database {target!r} to add to")
+        if not add:
+            require_free(admin, target)
+        # How much room a part takes is not known.
+        require_suitable(admin, replace(manifest.source, database_size=0))
+        with part.prepared(bin_dirs, admin.info.server_version):
+            if add:
+                with server.using(target).connect() as connection, connection.transaction():
+                    part.load(connection)
+            else:
+                remove_leftovers(admin)
+                with new_database(admin, manifest.source, target) as loading:
+                    with server.using(loading).connect() as connection:
+                        part.load(connection)
+                        connection.execute("ANALYZE")
+                    switch(
+                        server,
+                        admin,
+                        loading,
+                        target,
+                        kept_name(target, started_at),
+                    )
+    return SelectionResult(
+        database=target,
+        tables=len(part.tables),
+        rows=part.rows,
+        read_bytes=part.read_bytes,
+        seconds=(clock() - started_at).total_seconds(),
+    )
+
+
+class _Part:
+    """The wanted part of a backup."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        keys: Keys,
+        manifest: Manifest,
+        selection: Selection,
+        report: Report,
+    ) -> None:
+        self._store = store
+        self._keys = keys
+        self._manifest = manifest
+        self._selection = selection
+        self._report = report
+        self._scripts: dict[str, bytes] = {}
+        self._sequences: tuple[SequenceValue, ...] = ()
+        self.tables: frozenset[Name] = frozenset()
+        self.rows = self.read_bytes = 0
+
+    @contextmanager
+    def prepared(self, bin_dirs: Sequence[Path], server_version: int) -> Iterator[None]:
+        """Find out what is wanted, and read the SQL that makes it."""
+        manifest, name = self._manifest, BackupName.parse(self._manifest.name)
+        if manifest.schema_archive is None:
+            raise Refused(
+                f"{name} was adopted, and has no archive that tells which objects belong together",
+                hint="Restore it whole into a new database, and take from that what you need.",
+            )
+        key = self._keys.of(name, Kind.SCHEMA)
+        try:
+            archive = read_archive(self._store, key, manifest.schema_archive)
+        except ObjectMissing as error:
+            raise VerificationFailed(f"the schema archive is missing: {error.message}") from error
+        dumped_with = int(manifest.pg_dump_version.split(".")[0]) * 10000
+        clients = choose_clients(find_clients(bin_dirs), max(dumped_with, server_version))
+        with opened(archive, clients, manifest.source.encoding) as file:
+            entries = self._wanted(file)
+            self.tables = self._rows_of(entries)
+            sequences = {(each.schema, each.sequence): each for each in manifest.contents.sequences}
+            self._sequences = tuple(
+                sequences[each] for each in sorted(named(entries, "SEQUENCE", sequences))
+            )
+            if self._selection.definitions:
+                only = entries if self._named else None
+                self._scripts = {
+                    section: file.script(section, only) for section in ("pre-data", "post-data")
+                }
+            yield
+
+    def load(self, connection: "psycopg.Connection[TupleRow]") -> None:
+        """Make what is wanted in the database of the connection."""
+        connection.prepare_threshold = None
+        encoding = self._manifest.source.encoding
+        connection.execute(sql.SQL("SET client_encoding = {}").format(sql.Literal(encoding)))
+        self._execute(connection, "pre-data")
+        if self._selection.rows:
+            self._copy(connection)
+            for each in self._sequences:
+                relation = b".".join(
+                    quoted(encoded(part, encoding)) for part in (each.schema, each.sequence)
+                )
+                connection.execute(
+                    "SELECT pg_catalog.setval(%s::text::regclass, %s, %s)",
+                    (decoded(relation, encoding), each.value, each.called),
+                )
+        self._execute(connection, "post-data")
+
+    @property
+    def _named(self) -> bool:
+        return bool(self._selection.tables or self._selection.schemas)
+
+    def _wanted(self, archive: Archive) -> tuple[Entry, ...]:
+        entries = archive.entries()
+        if not self._named:
+            return entries
+        wanted = self._selection
+        for kind, names in (("table", wanted.tables), ("schema", wanted.schemas)):
+            for each in names:
+                tables, schemas = ((each,), ()) if kind == "table" else ((), (each,))
+                if not archive.matching(tables, schemas):
+                    raise NotFound(f"{self._manifest.name} has no {kind} {each!r}")
+        chosen = archive.matching(wanted.tables, wanted.schemas)
+        if not chosen:
+            raise NotFound(f"{self._manifest.name} has no such table in that schema")
+        return with_what_belongs(entries, chosen)
+
+    def _rows_of(self, entries: Sequence[Entry]) -> frozenset[Name]:
+        """The tables whose rows are wanted."""
+        if not self._selection.rows:
+            return frozenset()
+        tables = ((each.schema, each.table) for each in self._manifest.contents.tables)
+        return named(entries, "TABLE", tables)
+
+    def _execute(self, connection: "psycopg.Connection[TupleRow]", section: str) -> None:
+        for _ in execute(connection, [self._scripts.get(section, b"")]):
+            pass
+
+    def _copy(self, connection: "psycopg.Connection[TupleRow]") -> None:
+        members = [
+            member
+            for member in self._manifest.members
+            if member.section is Section.DATA
+            and any((each.schema, each.table) in self.tables for each in member.tables)
+        ]
+        self.read_bytes = sum(member.length for member in members)
+        total, done = sum(member.raw_length for member in members), 0
+        for member, chunks in read_members(self._store, self._stored(), self._manifest, members):
+            for length in self._copy_member(connection, member, chunks):
+                self._report(Progress("restore", done + length, total))
+            done += member.raw_length
+
+    def _copy_member(
+        self,
+        connection: "psycopg.Connection[TupleRow]",
+        member: Member,
+        chunks: Iterable[bytes],
+    ) -> Iterator[int]:
+        encoding, done = self._manifest.source.encoding, 0
+        expected = {(each.schema, each.table): each.rows for each in member.tables}
+        events = events_of(chunks)
+        for event in events:
+            if not isinstance(event, CopyBegin):
+                continue
+            name = (decoded(event.schema, encoding), decoded(event.table, encoding))
+            if name not in self.tables:
+                continue
+            cursor = connection.cursor()
+            for length in copy_in(cursor, event, events):
+                done += length
+                yield done
+            if cursor.rowcount != expected.get(name):
+                raise VerificationFailed(
+                    f"{'.'.join(name)} took {cursor.rowcount} rows of {expected.get(name)}",
+                    hint="The target is as it was. A trigger or rule of the target may drop rows.",
+                )
+            self.rows += cursor.rowcount
+
+    def _stored(self) -> ObjectInfo:
+        stored = self._store.head(self._keys.of(BackupName.parse(self._manifest.name), Kind.DUMP))
+        if stored.size != self._manifest.length:
+            raise VerificationFailed(
+                f"the object has {stored.size} bytes where the backup had {self._manifest.length}"
+            )
+        return stored

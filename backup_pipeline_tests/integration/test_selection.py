@@ -1,0 +1,362 @@
+"""Chosen tables come back with what belongs to them, and nobody else's rows are read."""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+
+import pytest
+
+from backup_pipeline import cli
+from backup_pipeline.embedded.postgres import EmbeddedPostgres
+from backup_pipeline.embedded.sample import load_sample
+from backup_pipeline.engine.backup import back_up
+from backup_pipeline.engine.catalog import read_manifest
+from backup_pipeline.engine.dump import PostgresDumpSource
+from backup_pipeline.engine.names import BackupName, Keys, Kind
+from backup_pipeline.engine.postgres import Server
+from backup_pipeline.engine.selection import Selection, SelectionResult, restore_selection
+from backup_pipeline.engine.store import ObjectStore
+from backup_pipeline.errors import NotFound, PostgresFailed, TargetExists, VerificationFailed
+from backup_pipeline_tests.fakes import MemoryStore
+from backup_pipeline_tests.integration.databases import (
+    assert_equal,
+    contents,
+    databases,
+    drop_database,
+    new_database,
+    schema,
+)
+
+KEYS = Keys("backups/postgres/")
+USAGE = 2
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+class CountingStore(MemoryStore):
+    """Counts the bytes that are read of a dump."""
+
+    read_of_dump = 0
+
+    def read(
+        self, key: str, start: int = 0, length: int | None = None, *, etag: str | None = None
+    ) -> Iterator[bytes]:
+        for chunk in super().read(key, start, length, etag=etag):
+            if key.endswith(Kind.DUMP):
+                self.read_of_dump += len(chunk)
+            yield chunk
+
+
+def make(server: Server, store: ObjectStore, postgres: EmbeddedPostgres) -> BackupName:
+    name = BackupName.of(server.database, now())
+    source = PostgresDumpSource(server, [postgres.bin_dir])
+    back_up(source, store, KEYS, name, clock=now)
+    return name
+
+
+@pytest.fixture(scope="module")
+def market(any_postgres: EmbeddedPostgres) -> Iterator[Server]:
+    """The sample database; whatever is restored beside it is dropped."""
+    with new_database(any_postgres) as server:
+        load_sample(any_postgres.dsn(server.database), megabytes=4, replace=True)
+        yield server
+        for database in databases(any_postgres):
+            if database.startswith(server.database):
+                drop_database(any_postgres, database)
+
+
+@pytest.fixture(scope="module")
+def kept() -> CountingStore:
+    return CountingStore()
+
+
+@pytest.fixture(scope="module")
+def backup(market: Server, kept: CountingStore, any_postgres: EmbeddedPostgres) -> BackupName:
+    return make(market, kept, any_postgres)
+
+
+@pytest.fixture
+def target(market: Server, any_postgres: EmbeddedPostgres) -> Iterator[str]:
+    name = f"{market.database}_part"
+    yield name
+    drop_database(any_postgres, name)
+
+
+def bring(
+    kept: ObjectStore,
+    backup: BackupName,
+    market: Server,
+    postgres: EmbeddedPostgres,
+    target: str,
+    selection: Selection,
+    *,
+    add: bool = False,
+) -> SelectionResult:
+    return restore_selection(
+        kept, KEYS, backup, market, target, selection, [postgres.bin_dir], add=add, clock=now
+    )
+
+
+def tables(server: Server) -> dict[str, tuple[int, str | None]]:
+    return {each.table: (each.rows, each.digest) for each in contents(server).tables}
+
+
+def test_a_table_comes_with_its_indexes_its_key_and_its_sequence(
+    market: Server,
+    kept: CountingStore,
+    backup: BackupName,
+    any_postgres: EmbeddedPostgres,
+    target: str,
+) -> None:
+    result = bring(kept, backup, market, any_postgres, target, Selection(tables=("trades",)))
+    part = market.using(target)
+    assert tables(part) == {"trades": tables(market)["trades"]}
+    assert result.rows == tables(market)["trades"][0]
+    made = schema(any_postgres, target)
+    assert any("ADD CONSTRAINT trades_pkey" in line for line in made)
+    assert any("CREATE INDEX trades_contract_idx" in line for line in made)
+    assert not any("FOREIGN KEY" in line for line in made)
+    sequences = {each.sequence: each for each in contents(market).sequences}
+    assert contents(part).sequences == (sequences["trades_trade_id_seq"],)
+
+
+def test_a_partitioned_table_comes_with_its_partitions(
+    market: Server,
+    kept: CountingStore,
+    backup: BackupName,
+    any_postgres: EmbeddedPostgres,
+    target: str,
+) -> None:
+    bring(kept, backup, market, any_postgres, target, Selection(tables=("quotes",)))
+    expected = {name: t for name, t in tables(market).items() if name.startswith("quotes")}
+    assert len(expected) > 5
+    assert tables(market.using(target)) == expected
+
+
+def test_a_single_partition_leaves_the_others_out(
+    market: Server,
+    kept: CountingStore,
+    backup: BackupName,
+    any_postgres: EmbeddedPostgres,
+    target: str,
+) -> None:
+    bring(kept, backup, market, any_postgres, target, Selection(tables=("quotes_2025_12",)))
+    expected = {"quotes_2025_12": tables(market)["quotes_2025_12"]}
+    assert tables(market.using(target)) == expected
+
+
+def test_two_tables_come_with_the_key_between_them(
+    market: Server,
+    kept: CountingStore,
+    backup: BackupName,
+    any_postgres: EmbeddedPostgres,
+    target: str,
+) -> None:
+    selection = Selection(tables=("contracts", "underlyings"))
+    bring(kept, backup, market, any_postgres, target, selection)
+    assert set(tables(market.using(target))) == {"contracts", "underlyings"}
+    assert any("FOREIGN KEY" in line for line in schema(any_postgres, target))
+
+
+def test_a_schema_comes_with_all_that_is_in_it(
+    market: Server,
+    kept: CountingStore,
+    backup: BackupName,
+    any_postgres: EmbeddedPostgres,
+    target: str,
+) -> None:
+    bring(kept, backup, market, any_postgres, target, Selection(schemas=("analytics",)))
+    part = tables(market.using(target))
+    assert part["model_runs"] == tables(market)["model_runs"]
+    assert any("analytics.exposure" in line for line in schema(any_postgres, target))
+
+
+def test_all_definitions_come_without_rows(
+    market: Server,
+    kept: CountingStore,
+    backup: BackupName,
+    any_postgres: EmbeddedPostgres,
+    target: str,
+) -> None:
+    before = kept.read_of_dump
+    bring(kept, backup, market, any_postgres, target, Selection(rows=False))
+    assert schema(any_postgres, target) == schema(any_postgres, market.database)
+    assert {rows for rows, _ in tables(market.using(target)).values()} == {0}
+    assert kept.read_of_dump == before
+
+
+def test_rows_go_into_tables_that_are_there(
+    market: Server,
+    kept: CountingStore,
+    backup: BackupName,
+    any_postgres: EmbeddedPostgres,
+    target: str,
+) -> None:
+    bring(kept, backup, market, any_postgres, target, Selection(tables=("trades",), rows=False))
+    only_rows = Selection(tables=("trades",), definitions=False)
+    bring(kept, backup, market, any_postgres, target, only_rows, add=True)
+    assert tables(market.using(target)) == {"trades": tables(market)["trades"]}
+
+
+def test_what_fails_half_way_leaves_the_existing_database_as_it_was(
+    market: Server,
+    kept: CountingStore,
+    backup: BackupName,
+    any_postgres: EmbeddedPostgres,
+    target: str,
+) -> None:
+    bring(kept, backup, market, any_postgres, target, Selection(tables=("trades",)))
+    before, made = contents(market.using(target)), schema(any_postgres, target)
+    for selection in (
+        Selection(tables=("contracts", "trades")),
+        Selection(tables=("trades",), definitions=False),
+    ):
+        with pytest.raises(PostgresFailed, match=r"already exists|duplicate key"):
+            bring(kept, backup, market, any_postgres, target, selection, add=True)
+    assert contents(market.using(target)) == before
+    assert schema(any_postgres, target) == made
+
+
+def test_a_database_that_is_there_is_added_to_only_when_asked(
+    market: Server, kept: CountingStore, backup: BackupName, any_postgres: EmbeddedPostgres
+) -> None:
+    selection = Selection(tables=("trades",))
+    with pytest.raises(TargetExists):
+        bring(kept, backup, market, any_postgres, market.database, selection)
+    with pytest.raises(NotFound):
+        bring(kept, backup, market, any_postgres, "not_there", selection, add=True)
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        Selection(tables=("trades", "no_such")),
+        Selection(schemas=("no_such",)),
+        Selection(tables=("trades",), schemas=("analytics",)),
+        Selection(tables=("tr.*",)),
+    ],
+)
+def test_what_is_not_in_the_backup_is_not_found(
+    market: Server,
+    kept: CountingStore,
+    backup: BackupName,
+    any_postgres: EmbeddedPostgres,
+    selection: Selection,
+) -> None:
+    before = databases(any_postgres)
+    with pytest.raises(NotFound):
+        bring(kept, backup, market, any_postgres, "never_made", selection)
+    assert databases(any_postgres) == before
+
+
+def test_a_flipped_bit_in_the_wanted_rows_leaves_nothing(
+    market: Server, kept: CountingStore, backup: BackupName, any_postgres: EmbeddedPostgres
+) -> None:
+    manifest = read_manifest(kept, KEYS, backup)
+    (member,) = [m for m in manifest.members if any(t.table == "trades" for t in m.tables)]
+    key, before = KEYS.of(backup, Kind.DUMP), databases(any_postgres)
+    good = kept.objects[key].body
+    bad = bytearray(good)
+    bad[member.offset + member.length // 2] ^= 1
+    kept.put(key, bytes(bad), overwrite=True)
+    try:
+        with pytest.raises(VerificationFailed):
+            bring(kept, backup, market, any_postgres, "never", Selection(tables=("trades",)))
+    finally:
+        kept.put(key, good, overwrite=True)
+    assert databases(any_postgres) == before
+
+
+def test_names_of_any_kind_are_taken_literally(
+    postgres18: EmbeddedPostgres, kept: CountingStore
+) -> None:
+    odd = ['a b"c', "a b", "a", "--version", "*", "new\nline"]
+    with new_database(postgres18) as server:
+        with server.connect() as connection:
+            for number, name in enumerate(odd):
+                quoted = name.replace('"', '""')
+                connection.execute(f'CREATE TABLE public."{quoted}" AS SELECT {number} AS n')
+        backup = make(server, kept, postgres18)
+        target = f"{server.database}_part"
+        for number, table in enumerate(odd):
+            selection = Selection(tables=(table,))
+            bring(kept, backup, server, postgres18, target, selection)
+            (restored,) = contents(server.using(target)).tables
+            assert (restored.table, restored.rows) == (table, 1), number
+            drop_database(postgres18, target)
+
+
+def test_one_table_of_twelve_reads_less_than_twice_its_own_bytes(
+    postgres18: EmbeddedPostgres, outside: Mapping[str, str]
+) -> None:
+    """BACKUP_TEST_SELECTION_MB makes the database larger."""
+    rows = int(outside.get("BACKUP_TEST_SELECTION_MB", "36")) * 1_000_000 // 12 // 75
+    store = CountingStore()
+    with new_database(postgres18) as server:
+        with server.connect() as connection:
+            for number in range(12):
+                last = number + rows * (number + 1) // 6
+                connection.execute(
+                    f"CREATE TABLE public.t{number} AS SELECT i, md5(i::text) AS one,"
+                    f" md5((-i)::text) AS two FROM generate_series({number}, {last}) AS i"
+                )
+        name = make(server, store, postgres18)
+        manifest = read_manifest(store, KEYS, name)
+        target = f"{server.database}_part"
+        for number in range(12):
+            (own,) = [m for m in manifest.members if any(t.table == f"t{number}" for t in m.tables)]
+            before = store.read_of_dump
+            selection = Selection(tables=(f"t{number}",))
+            result = bring(store, name, server, postgres18, target, selection)
+            read = store.read_of_dump - before
+            share = tables(server)[f"t{number}"][0] / sum(t.rows for t in own.tables)
+            print(f"t{number}: read {read} of {manifest.length}, its own {own.length * share:.0f}")  # noqa: T201
+            assert result.read_bytes == read
+            assert read < 2 * own.length * share
+            assert tables(server.using(target)) == {f"t{number}": tables(server)[f"t{number}"]}
+            drop_database(postgres18, target)
+
+
+def test_on_the_command_line(
+    postgres18: EmbeddedPostgres,
+    store: ObjectStore,
+    sample_server: Server,
+    s3_environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    database = sample_server.database
+    for variable, value in {**postgres18.environment(database), **s3_environment}.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("BACKUP_PG_BIN_DIRS", str(postgres18.bin_dir))
+    make(sample_server, store, postgres18)
+    target = f"{database}_part"
+    ask = ["restore", "--latest", "--no-confirm", "--into", target, "--table", "trades"]
+    try:
+        assert cli.run([*ask, "--schema-only"]) == 0
+        assert cli.run([*ask, "--data-only", "--add"]) == 0
+        assert "restored the rows of 1 tables" in capsys.readouterr().out
+        assert tables(sample_server.using(target)) == {"trades": tables(sample_server)["trades"]}
+    finally:
+        drop_database(postgres18, target)
+    for wrong in (["--data-only"], ["--schema-only", "--data-only", "--add"], ["--replace"]):
+        assert cli.run([*ask, *wrong]) == USAGE
+    assert cli.run(["restore", "--latest", "--no-confirm", "--into", target, "--add"]) == USAGE
+
+
+def test_a_whole_restore_still_reads_every_member(
+    market: Server, kept: CountingStore, backup: BackupName, any_postgres: EmbeddedPostgres
+) -> None:
+    """Everything of the selection, definitions and rows, is the database itself."""
+    target = f"{market.database}_all"
+    bring(kept, backup, market, any_postgres, target, Selection())
+    one, other = contents(market), contents(market.using(target))
+    assert (one.tables, one.sequences) == (other.tables, other.sequences)
+    with market.using(target).connect() as connection:
+        connection.execute("SELECT lo_unlink(oid) FROM pg_largeobject_metadata")
+    with market.connect() as connection:
+        objects = connection.execute("SELECT count(*) FROM pg_largeobject_metadata").fetchone()
+    assert objects != (0,)
+    assert schema(any_postgres, target) == schema(any_postgres, market.database)
+    assert_equal(any_postgres, market, market)
