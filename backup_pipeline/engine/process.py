@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import threading
@@ -15,6 +16,7 @@ from backup_pipeline.errors import ChildFailed
 _PIPE_SIZE = 1 << 20
 _STDERR_KEPT = 8192
 _GRACE = 3.0
+_TICK_MS = 200
 _PRIVATE = ("AWS_", "BACKUP_", "PG")
 
 
@@ -39,11 +41,16 @@ class ChildReader:
         assert process.stdout is not None
         assert process.stderr is not None
         self._stdout = process.stdout
+        self._ready = select.poll()
+        self._ready.register(self._stdout, select.POLLIN)
         self._drain = threading.Thread(target=self._keep_tail, args=(process.stderr,), daemon=True)
         self._drain.start()
 
     def read(self, size: int, /) -> bytes:
         """At most `size` bytes as soon as there are any; none once the child ended with 0."""
+        # A signal that comes just before a blocking read would be handled only after it.
+        while not self._ready.poll(_TICK_MS):
+            pass
         data = os.read(self._stdout.fileno(), size)
         if not data:
             self._settle()
