@@ -17,6 +17,7 @@ from backup_pipeline.engine.model import (
     SchemaArchive,
     Section,
     TableRows,
+    all_rows,
     silent,
 )
 from backup_pipeline.engine.names import BackupName, Keys, Kind
@@ -30,6 +31,8 @@ _CHUNK = 1 << 20
 # A data member ends with a table once it holds so many bytes of SQL: all but tiny tables have one
 # to themselves, so that a restore of one table need not read the others.
 _ENOUGH = 1 << 16
+# Larger tables are cut between rows, so that several can read them side by side.
+_TOO_MUCH = 1 << 26
 
 
 def back_up(
@@ -62,8 +65,7 @@ def back_up(
         with dump.reading_contents() as contents:
             for stream in dump.streams():
                 members.add(stream, inventory, report)
-            tables = [table for member in members.done for table in member.tables]
-            held = agreed(dump, tables, inventory.sequences, contents())
+            held = agreed(dump, all_rows(members.done), inventory.sequences, contents())
         manifest = Manifest(
             version=1,
             id=backup_id,
@@ -89,6 +91,7 @@ class _Members:
         self._level = level
         self._gzip = MemberWriter(level)
         self._offset = self._raw_offset = 0
+        self._continues: str | None = None
         self.done: list[Member] = []
 
     def add(self, stream: DumpStream, inventory: Inventory, report: Report) -> None:
@@ -114,17 +117,22 @@ class _Members:
     def _add_data(self, chunk: bytes, inventory: Inventory) -> None:
         start = 0
         for end in inventory.ends(chunk):
-            if inventory.holds_rows and self._gzip.raw_length + end - start >= _ENOUGH:
+            length = self._gzip.raw_length + end - start
+            enough = _TOO_MUCH if inventory.copying else _ENOUGH
+            if inventory.holds_rows and length >= enough:
                 self._write(chunk[start:end])
-                self._end(Section.DATA, inventory.take_tables())
+                self._end(Section.DATA, inventory.take_tables(), inventory.copying)
                 start = end
         self._write(chunk[start:])
 
     def _write(self, raw: bytes) -> None:
         self._upload.write(self._gzip.compress(raw))
 
-    def _end(self, section: Section, tables: tuple[TableRows, ...]) -> None:
+    def _end(
+        self, section: Section, tables: tuple[TableRows, ...], going_on: str | None = None
+    ) -> None:
         gzip, self._gzip = self._gzip, MemberWriter(self._level)
+        continues, self._continues = self._continues, going_on
         self._upload.write(gzip.finish())
         self.done.append(
             Member(
@@ -134,6 +142,8 @@ class _Members:
                 raw_length=gzip.raw_length,
                 sha256=gzip.sha256,
                 tables=tables,
+                continues=continues,
+                unfinished=going_on is not None,
             )
         )
         self._offset += gzip.length

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING
 
 from psycopg import errors as pg
 
-from backup_pipeline.engine.script import CopyBegin, CopyRows, Event, ScriptReader, Statement
+from backup_pipeline.engine.model import Member
+from backup_pipeline.engine.script import (
+    CopyBegin,
+    CopyEnd,
+    CopyRows,
+    Event,
+    ScriptReader,
+    Statement,
+    copy_begin,
+    encoded,
+)
 
 if TYPE_CHECKING:
     import psycopg
@@ -15,13 +25,13 @@ if TYPE_CHECKING:
 _SET = re.compile(rb"SET \w+ = [^;]*;")
 
 
-def execute(connection: "psycopg.Connection[TupleRow]", chunks: Iterable[bytes]) -> Iterator[int]:
+def execute(connection: "psycopg.Connection[TupleRow]", events: Iterable[Event]) -> Iterator[int]:
     """Send a script to the server; yields how many of its bytes have gone so far.
 
     Raises `VerificationFailed` for a psql meta-command or a COPY that is not pg_dump's, and
     psycopg's errors at the first statement that the server refuses.
     """
-    events, sent = events_of(chunks), 0
+    events, sent = iter(events), 0
     for event in events:
         if isinstance(event, Statement):
             _run(connection, event)
@@ -39,6 +49,21 @@ def events_of(chunks: Iterable[bytes]) -> Iterator[Event]:
     for chunk in chunks:
         yield from reader.feed(chunk)
     yield from reader.close()
+
+
+def events_of_member(member: Member, chunks: Iterable[bytes], encoding: str) -> Iterator[Event]:
+    """What a member consists of, as if the rows that it shares with others were whole in it.
+
+    `encoding` is the database's.
+    """
+    if member.continues is not None:
+        yield copy_begin(encoded(member.continues, encoding))
+    reader = ScriptReader(in_rows=member.continues is not None)
+    for chunk in chunks:
+        yield from reader.feed(chunk)
+    yield from reader.close(unfinished=member.unfinished)
+    if member.unfinished:
+        yield CopyEnd()
 
 
 def copy_in(

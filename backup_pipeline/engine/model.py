@@ -4,7 +4,7 @@ Sizes are bytes, durations seconds, times aware datetimes in UTC.
 Pydantic reads and writes the JSON forms, so a forged or damaged document is refused with a reason.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from enum import StrEnum
@@ -64,6 +64,10 @@ class Member:
     sha256: Sha256
     """Of the stored, compressed bytes."""
     tables: tuple[TableRows, ...] = ()
+    continues: str | None = None
+    """The COPY statement of the member before, whose rows go on where this one begins."""
+    unfinished: bool = False
+    """Whether the rows at its end go on in the next member."""
 
 
 @_document
@@ -192,17 +196,27 @@ class Manifest:
     @property
     def tables(self) -> tuple[TableRows, ...]:
         """Every dumped table with its rows, by name."""
-        return tuple(sorted(table for member in self.members for table in member.tables))
+        return all_rows(self.members)
 
     @property
     def rows(self) -> int:
         """Rows in all tables."""
-        return sum(table.rows for table in self.tables)
+        return sum(table.rows for member in self.members for table in member.tables)
 
     @property
     def duration(self) -> float:
         """Seconds from the start to the last byte of the dump."""
         return (self.finished_at - self.started_at).total_seconds()
+
+
+def all_rows(members: Iterable[Member]) -> tuple[TableRows, ...]:
+    """The rows of each table in all of the members together, by name."""
+    rows: dict[tuple[str, str], int] = {}
+    for member in members:
+        for each in member.tables:
+            key = (each.schema, each.table)
+            rows[key] = rows.get(key, 0) + each.rows
+    return tuple(TableRows(*key, rows[key]) for key in sorted(rows))
 
 
 class Act(StrEnum):

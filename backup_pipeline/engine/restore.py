@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from backup_pipeline.engine.catalog import read_manifest
-from backup_pipeline.engine.execute import execute
+from backup_pipeline.engine.execute import events_of_member, execute
 from backup_pipeline.engine.model import Manifest, Progress, Report, Section, TableContents, silent
 from backup_pipeline.engine.names import BackupName, Keys
 from backup_pipeline.engine.postgres import Server
@@ -133,7 +133,8 @@ def load(
         # The switch commits synchronously, and with it everything that was written before.
         connection.execute("SET synchronous_commit = off")
         for member, chunks in read_members(store, stored, manifest, members):
-            for event_end in execute(connection, chunks):
+            events = events_of_member(member, chunks, manifest.source.encoding)
+            for event_end in execute(connection, events):
                 report(Progress("restore", done + event_end, total))
             done += member.raw_length
         _require_rows(connection, manifest)

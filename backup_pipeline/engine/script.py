@@ -102,13 +102,14 @@ class _Incomplete(Exception):
 class ScriptReader:
     """Takes a script apart, chunk by chunk; what it keeps is one statement or one row at most."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_rows: bool = False) -> None:
+        """With `in_rows` the script begins among the rows of a table."""
         self._buffer = b""
         self.fed = 0
         """How many bytes of the script there were so far."""
         self._start = 0  # of the statement or row that is being read
         self._at = 0  # how far that statement has been read
-        self._in_rows = False
+        self._in_rows = in_rows
         self._begin_statement()
 
     @property
@@ -128,9 +129,16 @@ class ScriptReader:
         self._start = 0
         yield from self._events(final=False)
 
-    def close(self) -> Iterator[Event]:
-        """The last events; raises `VerificationFailed` where the script stops in the middle."""
+    def close(self, *, unfinished: bool = False) -> Iterator[Event]:
+        """The last events; raises `VerificationFailed` where the script stops in the middle.
+
+        With `unfinished` it has to stop behind a row, and the next rows are elsewhere.
+        """
         yield from self._events(final=True)
+        if unfinished:
+            if not self._in_rows or self._start < len(self._buffer):
+                raise VerificationFailed("the script does not end between the rows of a table")
+            return
         if self._in_rows:
             raise VerificationFailed("the script ends in the middle of a table's rows")
         if self._words:
@@ -205,12 +213,12 @@ class ScriptReader:
         return self._cut_copy(statement.bare) if is_copy else statement
 
     def _cut_copy(self, sql: bytes) -> CopyBegin:
-        match = _COPY.fullmatch(sql)
-        if match is None or not self._buffer.startswith(b"\n", self._start):
+        if not self._buffer.startswith(b"\n", self._start):
             raise VerificationFailed("a COPY statement is not of the form that pg_dump writes")
+        begin = copy_begin(sql)
         self._start += 1
         self._in_rows = True
-        return CopyBegin(sql, unquoted(match["schema"]), unquoted(match["table"]))
+        return begin
 
     def _note_word(self, word: bytes) -> None:
         # A routine with a SQL-standard body has semicolons inside: BEGIN ATOMIC ...; ...; END.
@@ -260,15 +268,25 @@ class ScriptReader:
         return end + len(tag)
 
 
+def copy_begin(sql: bytes) -> CopyBegin:
+    """Read a COPY statement; raises `VerificationFailed` unless it is just what pg_dump writes."""
+    match = _COPY.fullmatch(sql)
+    if match is None:
+        raise VerificationFailed("a COPY statement is not of the form that pg_dump writes")
+    return CopyBegin(sql, unquoted(match["schema"]), unquoted(match["table"]))
+
+
 class Inventory:
     """Takes down what a data section holds as it streams by: rows, and where sequences stand."""
 
-    def __init__(self, encoding: str) -> None:
-        """`encoding` is the database's, by PostgreSQL's name."""
+    def __init__(self, encoding: str, continues: str | None = None) -> None:
+        """`encoding` is the database's, by PostgreSQL's name; `continues` is `Member`'s."""
         self._encoding = encoding
-        self._reader = ScriptReader()
+        self._reader = ScriptReader(in_rows=continues is not None)
         self._rows: dict[tuple[bytes, bytes], int] = {}
-        self._table = (b"", b"")
+        self._begin: CopyBegin | None = None
+        if continues is not None:
+            self._take(copy_begin(encoded(continues, encoding)))
         self.sequences: list[SequenceValue] = []
         self.extensions: list[str] = []
 
@@ -278,20 +296,27 @@ class Inventory:
             pass
 
     def ends(self, chunk: bytes) -> Iterator[int]:
-        """Go on, and give where in the chunk a table's rows or a statement ends.
+        """Go on, and give where in the chunk rows or a statement end.
 
         What has been taken down meanwhile is what stands before that place.
         """
         before = self._reader.fed
         for event in self._reader.feed(chunk):
             self._take(event)
-            if isinstance(event, CopyEnd | Statement):
-                yield self._reader.position - before
+            yield self._reader.position - before
 
-    def close(self) -> None:
-        """Raises `VerificationFailed` where the section stops in the middle."""
-        for event in self._reader.close():
+    def close(self, *, unfinished: bool = False) -> None:
+        """Raises `VerificationFailed` where the section stops in the middle.
+
+        With `unfinished` it has to stop behind a row.
+        """
+        for event in self._reader.close(unfinished=unfinished):
             self._take(event)
+
+    @property
+    def copying(self) -> str | None:
+        """The COPY statement whose rows are not complete yet."""
+        return decoded(self._begin.sql, self._encoding) if self._begin else None
 
     @property
     def holds_rows(self) -> bool:
@@ -305,14 +330,19 @@ class Inventory:
             for (schema, table), rows in self._rows.items()
         )
         self._rows.clear()
+        if self._begin:
+            self._rows[self._begin.schema, self._begin.table] = 0
         return taken
 
     def _take(self, event: Event) -> None:
         if isinstance(event, CopyRows):
-            self._rows[self._table] += event.rows
+            assert self._begin is not None
+            self._rows[self._begin.schema, self._begin.table] += event.rows
         elif isinstance(event, CopyBegin):
-            self._table = (event.schema, event.table)
-            self._rows.setdefault(self._table, 0)
+            self._begin = event
+            self._rows.setdefault((event.schema, event.table), 0)
+        elif isinstance(event, CopyEnd):
+            self._begin = None
         elif isinstance(event, Statement):
             self._take_statement(event.bare)
 

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from backup_pipeline.engine.archive import Archive, Entry, Name, named, opened, with_what_belongs
 from backup_pipeline.engine.catalog import read_manifest
-from backup_pipeline.engine.execute import copy_in, events_of, execute
+from backup_pipeline.engine.execute import copy_in, events_of, events_of_member, execute
 from backup_pipeline.engine.model import (
     Manifest,
     Member,
@@ -220,7 +220,7 @@ class _Part:
         return named(entries, "TABLE", tables)
 
     def _execute(self, connection: "psycopg.Connection[TupleRow]", section: str) -> None:
-        for _ in execute(connection, [self._scripts.get(section, b"")]):
+        for _ in execute(connection, events_of([self._scripts.get(section, b"")])):
             pass
 
     def _copy(self, connection: "psycopg.Connection[TupleRow]") -> None:
@@ -245,7 +245,7 @@ class _Part:
     ) -> Iterator[int]:
         encoding, done = self._manifest.source.encoding, 0
         expected = {(each.schema, each.table): each.rows for each in member.tables}
-        events = events_of(chunks)
+        events = events_of_member(member, chunks, encoding)
         for event in events:
             if not isinstance(event, CopyBegin):
                 continue

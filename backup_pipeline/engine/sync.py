@@ -6,7 +6,7 @@ from datetime import datetime
 
 from backup_pipeline.engine.contents import differences, read_contents
 from backup_pipeline.engine.dump import Dump, DumpSource, DumpStream, agreed
-from backup_pipeline.engine.execute import execute
+from backup_pipeline.engine.execute import events_of, execute
 from backup_pipeline.engine.model import Progress, Report, Section, TableRows, silent
 from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.preflight import require_suitable
@@ -90,7 +90,7 @@ def _load(dump: Dump, server: Server, report: Report) -> tuple[TableRows, ...]:
         done = 0
         for stream in dump.streams():
             if stream.section is not Section.DROPS:
-                for sent in execute(connection, _read(stream, inventory)):
+                for sent in execute(connection, events_of(_read(stream, inventory))):
                     report(Progress("sync", done + sent))
                 done += sent
         inventory.close()

@@ -130,7 +130,7 @@ def _verified(
     manifest: Manifest, member: Member, chunks: Iterator[bytes], *, ends: bool
 ) -> Iterator[bytes]:
     digest = hashlib.sha256()
-    inventory, tail = Inventory(manifest.source.encoding), Tail()
+    inventory, tail = Inventory(manifest.source.encoding, member.continues), Tail()
     hashed = _hashed(chunks, digest.update)
     try:
         for raw in decompress(hashed, member.raw_length, several=manifest.adopted):
@@ -138,7 +138,7 @@ def _verified(
             if member.section is Section.DATA:
                 inventory.feed(raw)
             yield raw
-        inventory.close()
+        inventory.close(unfinished=member.unfinished)
         closed = tail.closed or not ends
         _require_end(member, digest.hexdigest(), inventory.take_tables(), closed=closed)
     except VerificationFailed as error:

@@ -1,5 +1,7 @@
 """pg_dump's text is taken apart exactly as psql would take it, whatever the chunks."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -201,16 +203,36 @@ def test_a_comment_sets_no_sequence() -> None:
 def test_a_section_may_be_cut_where_rows_or_a_statement_end(size: int) -> None:
     script = b"SET a = b;\nCOPY a.b (c) FROM stdin;\n1\n2\n\\.\n\n\nSELECT 1;\n-- end\n"
     inventory = Inventory("UTF8")
-    ends = [
-        start + end
-        for start in range(0, len(script), size)
-        for end in inventory.ends(script[start : start + size])
-    ]
+    cuts: list[tuple[int, str | None]] = [(0, None)]
+    for start in range(0, len(script), size):
+        chunk = script[start : start + size]
+        cuts += [(start + end, inventory.copying) for end in inventory.ends(chunk)]
     inventory.close()
-    pieces = [script[a:b] for a, b in zip([0, *ends], [*ends, len(script)], strict=True)]
-    assert pieces == [
-        b"SET a = b;",
-        b"\nCOPY a.b (c) FROM stdin;\n1\n2\n\\.\n",
-        b"\n\nSELECT 1;",
-        b"\n-- end\n",
-    ]
+    assert len(cuts) > 5
+    rows = 0
+    for (start, continues), (end, goes_on) in pairwise([*cuts, (len(script), None)]):
+        piece = Inventory("UTF8", continues)
+        piece.feed(script[start:end])
+        piece.close(unfinished=goes_on is not None)
+        rows += sum(table.rows for table in piece.take_tables())
+    assert rows == 2
+
+
+def test_a_cut_within_a_row_is_found() -> None:
+    piece = Inventory("UTF8", "COPY a.b (c) FROM stdin;")
+    piece.feed(b"1\n2")
+    with pytest.raises(VerificationFailed, match="between the rows"):
+        piece.close(unfinished=True)
+
+
+def test_a_piece_that_should_end_among_rows_and_does_not_is_found() -> None:
+    piece = Inventory("UTF8", "COPY a.b (c) FROM stdin;")
+    piece.feed(b"1\n\\.\n")
+    with pytest.raises(VerificationFailed, match="between the rows"):
+        piece.close(unfinished=True)
+
+
+@pytest.mark.parametrize("hostile", ["COPY a.b FROM PROGRAM 'id';", "DROP TABLE a.b;", ""])
+def test_only_a_copy_from_stdin_can_go_on(hostile: str) -> None:
+    with pytest.raises(VerificationFailed, match="COPY"):
+        Inventory("UTF8", hostile)

@@ -12,6 +12,7 @@ import pytest
 
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.embedded.sample import load_sample
+from backup_pipeline.engine import backup
 from backup_pipeline.engine.backup import back_up
 from backup_pipeline.engine.dump import PostgresDumpSource
 from backup_pipeline.engine.model import Manifest
@@ -97,7 +98,11 @@ def test_a_database_comes_back_equal_through_restore_and_through_psql_alone(
     request: pytest.FixtureRequest,
     store: ObjectStore,
     database: Database,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Members so small that tables go on in the next one.
+    monkeypatch.setattr(backup, "_ENOUGH", 100)
+    monkeypatch.setattr(backup, "_TOO_MUCH", 10_000)
     with (
         database(any_postgres, request) as source,
         restored_name(any_postgres, source) as target,
