@@ -7,6 +7,7 @@ Connections are libpq's and boto3's own matter (`PG*`, `AWS_*`).
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -154,6 +155,8 @@ class Settings(BaseSettings):
     """The owner's SQL, each with its result, that must hold in a restored database."""
     pg_bin_dirs: Annotated[tuple[Path, ...], NoDecode, _by_separator(os.pathsep)] = ()
     """Where pg_dump lives; separated like `PATH`; without it, where it usually is."""
+    client_minimums: Annotated[tuple[str, ...], NoDecode, _by_separator(None)] = ()
+    """Versions such as 18.7, each the oldest of its major one that is used without a warning."""
     lock_timeout: Annotated[float, Field(gt=0)] = 300
     """Seconds that a dump waits for a table that somebody has locked."""
     stale_upload_hours: Annotated[float, Field(ge=1)] = 24
@@ -175,6 +178,13 @@ class Settings(BaseSettings):
     """Keys of Dagster assets, such as `etl/trades`, after which a backup is made."""
     notify_urls: Annotated[tuple[SecretStr, ...], NoDecode, _by_separator(None)] = ()
     """Apprise URLs, separated by blanks."""
+
+    @field_validator("client_minimums")
+    @classmethod
+    def _versions(cls, versions: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(re.fullmatch(r"[0-9]{1,3}\.[0-9]{1,3}", version) for version in versions):
+            raise ValueError("versions of PostgreSQL look like 17.12 18.7")
+        return versions
 
     @field_validator("dsn", "drill_dsn")
     @classmethod
@@ -213,6 +223,14 @@ class Settings(BaseSettings):
     def stale_after(self) -> timedelta:
         """When an upload to which nothing arrives counts as given up."""
         return timedelta(hours=self.stale_upload_hours)
+
+    @property
+    def minimums(self) -> dict[int, int]:
+        """Of each major version of the client tools, the oldest minor one to be content with."""
+        from backup_pipeline.engine.postgres import SECURITY_MINIMUMS
+
+        split = (version.split(".") for version in self.client_minimums)
+        return {**SECURITY_MINIMUMS, **{int(major): int(minor) for major, minor in split}}
 
     def server(self) -> "Server":
         """The server, connected to the database that is backed up."""

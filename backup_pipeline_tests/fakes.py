@@ -81,6 +81,11 @@ class MemoryStore:
     def put(self, key: str, body: bytes, *, overwrite: bool = False) -> ObjectInfo:
         return self._store(key, body, hashlib.md5(body).hexdigest(), {}, overwrite=overwrite)  # noqa: S324 - S3's ETag is an MD5
 
+    def refuses_damage(self, key: str) -> bool:
+        with self._lock:
+            self._require_bucket()
+        return True
+
     def delete(self, key: str) -> None:
         with self._lock:
             self._require_bucket()

@@ -40,7 +40,7 @@ class FakeDump:
 
     source: Source
     fail: Callable[[Section], None]
-    pg_dump_version: str = "18.1"
+    pg_dump_version: str = "18.7"
     tables: Sequence[tuple[str, str]] = field(default_factory=lambda: TABLES)
 
     def reading_contents(self) -> AbstractContextManager[Callable[[], Contents | None]]:

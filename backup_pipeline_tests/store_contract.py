@@ -150,6 +150,10 @@ class StoreContract:
         assert (len(winners), len(losers)) == (1, 7), outcomes
         assert self.read(store, "k") == b"%d" % winners[0]
 
+    def test_damage_on_the_way_is_refused_and_not_stored(self, store: ObjectStore) -> None:
+        assert store.refuses_damage("k")
+        assert list(store.list("")) == []
+
     def test_deleted_is_gone(self, store: ObjectStore) -> None:
         store.put("k", b"hello")
         store.delete("k")
@@ -399,6 +403,7 @@ class StoreContract:
             lambda: list(nowhere.read("k")),
             lambda: nowhere.put("k", b"hello"),
             lambda: nowhere.put("k", b"hello", overwrite=True),
+            lambda: nowhere.refuses_damage("k"),
             lambda: nowhere.delete("k"),
             lambda: list(nowhere.list("")),
             lambda: nowhere.create_upload("k", {"backup-id": "1"}),

@@ -409,6 +409,38 @@ def test_backup_makes_verifies_and_prunes(cli: Any, store: MemoryStore) -> None:
 
 
 @pytest.mark.usefixtures("store", "fake_postgres")
+def test_backup_warns_of_client_tools_without_security_fixes(
+    cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKUP_CLIENT_MINIMUMS", "18.8")
+    ran = cli("backup")
+    assert ran.code == 0
+    assert ran.err == "warning: pg_dump 18.7 is older than 18.8, the security minimum\n"
+
+
+@pytest.mark.usefixtures("fake_postgres")
+def test_backup_without_verification_reads_nothing_and_deletes_nothing(
+    cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class WriteOnly(MemoryStore):
+        def _denied(self, *_: object, **__: object) -> Any:
+            raise errors.StoreDenied("only writing is allowed")
+
+        head = read = list = delete = list_uploads = _denied
+
+    memory = WriteOnly()
+    monkeypatch.setattr(Settings, "store", lambda _: memory)
+    document = cli("backup", "--no-verify", "--json").document
+    assert document["verification"] is None
+    assert "prune" not in document
+    assert len(memory.objects) == 3
+    ran = cli("backup", "--no-verify", "--date", "2001-02-03")
+    assert (ran.code, ran.err) == (0, "")
+    assert "not verified" in ran.out
+    assert cli("backup", "--date", "2001-02-04").code == 6
+
+
+@pytest.mark.usefixtures("store", "fake_postgres")
 def test_backup_carries_another_date_in_its_name_and_the_true_time_in_its_manifest(
     cli: Any,
 ) -> None:

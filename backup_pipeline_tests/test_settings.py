@@ -122,6 +122,7 @@ def test_a_file_that_can_not_be_used_is_refused_without_showing_what_it_holds(
         ("S3_ENDPOINT_URL", f"http://user:{CANARY}@nas:9000", "should match pattern"),
         ("NOTIFY_URLS", f'["{CANARY}"', "delimiter"),
         ("LOCK_TIMEOUT", "0", "greater than 0"),
+        ("CLIENT_MINIMUMS", "18.4 newest", "look like 17.12"),
     ],
 )
 def test_a_value_that_can_not_be_used_names_its_variable(
@@ -173,6 +174,15 @@ def test_lists_are_written_as_in_a_shell_or_as_json(monkeypatch: pytest.MonkeyPa
     assert urls == ["json://a", "mailto://b?to=c,d", "slack://e"]
     monkeypatch.setenv("BACKUP_PG_BIN_DIRS", '["/c d/bin"]')
     assert load_settings().clients_dirs() == (Path("/c d/bin"),)
+
+
+def test_a_minimum_of_the_client_tools_takes_the_place_of_the_known_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = load_settings().minimums
+    assert known == {14: 25, 15: 20, 16: 16, 17: 12, 18: 7}
+    monkeypatch.setenv("BACKUP_CLIENT_MINIMUMS", "18.4 13.22")
+    assert load_settings().minimums == {**known, 18: 4, 13: 22}
 
 
 def test_no_representation_shows_a_secret() -> None:

@@ -38,6 +38,11 @@ def _now() -> datetime:
 @_retention_days
 @_database
 @click.option("--no-prune", is_flag=True, help="Delete nothing.")
+@click.option(
+    "--no-verify",
+    is_flag=True,
+    help="Read nothing back and delete nothing, where this machine may only write to the bucket.",
+)
 @command
 def backup(
     output: Output,
@@ -45,6 +50,7 @@ def backup(
     retention_days: int | None,
     database: str | None,
     no_prune: bool,
+    no_verify: bool,
 ) -> None:
     """Back up now: dump, verify, prune, and tell people."""
     from backup_pipeline.settings import load_settings
@@ -52,33 +58,29 @@ def backup(
     settings = load_settings(retention_days=retention_days, database=database)
     name = settings.name(_now(), label.date() if label else None)
     try:
-        lines, document = _back_up(output, settings, name, prune_too=not no_prune)
+        lines, document = (
+            _dump(output, settings, name)
+            if no_verify
+            else _back_up(output, settings, name, prune_too=not no_prune)
+        )
     except BackupPipelineError as error:
         said = (error.message, f"hint: {error.hint}")
         _tell(output, settings, name, f"{name} failed", said, succeeded=False)
         raise
-    failed = _tell(output, settings, name, f"{name} is made and verified", lines, succeeded=True)
+    title = f"{name} is made, not verified yet" if no_verify else f"{name} is made and verified"
+    failed = _tell(output, settings, name, title, lines, succeeded=True)
     output.document({**document, "notifications_failed": failed})
 
 
 def _back_up(
     output: Output, settings: "Settings", name: "BackupName", *, prune_too: bool
 ) -> tuple[Sequence[str], dict[str, object]]:
-    from backup_pipeline.engine.backup import back_up
     from backup_pipeline.engine.prune import prune as prune_bucket
     from backup_pipeline.engine.verify import verify as verify_backup
 
     store, keys = settings.store(), settings.keys()
     with output.progress() as report:
-        manifest = back_up(
-            settings.source(),
-            store,
-            keys,
-            name,
-            compression_level=settings.compression_level,
-            clock=_now,
-            report=report,
-        )
+        manifest = _made(output, settings, name, report)
         entry = verify_backup(store, keys, name, clock=_now, report=report)
     lines = _summary(manifest, entry)
     output.say(str(name), *lines)
@@ -99,6 +101,35 @@ def _back_up(
     output.say(_pruned_line(pruned))
     output.warn(*pruned.failed)
     return (*lines, _pruned_line(pruned), *pruned.failed), {**document, "prune": of_prune(pruned)}
+
+
+def _dump(
+    output: Output, settings: "Settings", name: "BackupName"
+) -> tuple[Sequence[str], dict[str, object]]:
+    """Make a backup and look at nothing in the bucket: that is for another machine to do."""
+    with output.progress() as report:
+        manifest = _made(output, settings, name, report)
+    lines = (_size(manifest), "not verified: `backup-pipeline verify` does that where it may read")
+    output.say(str(name), *lines)
+    return lines, {**of_manifest(manifest, name), "verification": None}
+
+
+def _made(output: Output, settings: "Settings", name: "BackupName", report: "Report") -> "Manifest":
+    from backup_pipeline.engine.backup import back_up
+    from backup_pipeline.engine.postgres import outdated
+
+    manifest = back_up(
+        settings.source(),
+        settings.store(),
+        settings.keys(),
+        name,
+        compression_level=settings.compression_level,
+        clock=_now,
+        report=report,
+    )
+    if wrong := outdated(manifest.pg_dump_version, settings.minimums):
+        output.warn(wrong)
+    return manifest
 
 
 def _beat(output: Output, settings: "Settings") -> None:
@@ -130,12 +161,15 @@ def _tell(
 
 
 def _summary(manifest: "Manifest", entry: "EvidenceEntry") -> tuple[str, str]:
-    made = (
+    return _size(manifest), _verdict(entry)
+
+
+def _size(manifest: "Manifest") -> str:
+    return (
         f"{words.size(manifest.length)} ({words.size(manifest.raw_length)} of SQL, "
         f"{len(manifest.tables)} tables, {manifest.rows:,} rows) "
         f"in {words.seconds(manifest.duration)}"
     )
-    return made, _verdict(entry)
 
 
 def _verdict(entry: "EvidenceEntry") -> str:

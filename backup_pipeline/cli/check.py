@@ -1,6 +1,6 @@
 """`check`: what works, what does not, and what to do about it."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import click
 
@@ -10,18 +10,21 @@ from backup_pipeline.cli.output import Output, Table, command
 @click.command()
 @command
 def check(output: Output) -> None:
-    """Look at PostgreSQL, the client tools, the bucket and the clocks."""
-    from backup_pipeline.engine.diagnosis import Finding, diagnose
+    """Look at PostgreSQL, the client tools, the bucket, the rights and the clocks."""
+    from backup_pipeline.engine.diagnosis import diagnose
     from backup_pipeline.settings import load_settings
 
     settings = load_settings()
-    findings: list[Finding] = list(
+    findings = list(
         diagnose(
             settings.server(),
             settings.clients_dirs(),
             settings.store(),
             settings.keys(),
             clock=lambda: datetime.now(UTC),
+            minimums=settings.minimums,
+            fresh_for=timedelta(hours=settings.freshness_hours),
+            stale_after=settings.stale_after,
         )
     )
     code = next((finding.exit_code for finding in findings if finding.exit_code), 0)

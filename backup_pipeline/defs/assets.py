@@ -25,6 +25,7 @@ from backup_pipeline.engine.backup import back_up
 from backup_pipeline.engine.catalog import read_manifest
 from backup_pipeline.engine.names import Kind
 from backup_pipeline.engine.notify import Heartbeat
+from backup_pipeline.engine.postgres import outdated
 from backup_pipeline.engine.prune import prune
 from backup_pipeline.engine.verify import verify
 from backup_pipeline.errors import VerificationFailed
@@ -100,6 +101,8 @@ def _database_dump(database: Database) -> dg.AssetsDefinition:
                 compression_level=settings.compression_level,
                 clock=clock,
             )
+        if wrong := outdated(manifest.pg_dump_version, settings.minimums):
+            context.log.warning(wrong)
         uri = bucket.uri(keys.of(name, Kind.DUMP))
         return dg.MaterializeResult(metadata=metadata.of_dump(manifest, uri))
 

@@ -200,6 +200,24 @@ def choose_clients(clients: Sequence[Clients], server_version_num: int) -> Clien
     return min(able, key=lambda each: (each.version_num // 10000, -each.version_num))
 
 
+SECURITY_MINIMUMS: Mapping[int, int] = {14: 25, 15: 20, 16: 16, 17: 12, 18: 7}
+"""Of each major version of the client tools, the first minor one without a known vulnerability."""
+
+
+def outdated(version: str, minimums: Mapping[int, int] = SECURITY_MINIMUMS) -> str | None:
+    """What is wrong with client tools that are older than the minimum of their major version.
+
+    A major version older than all that have a minimum gets no fixes any more.
+    """
+    major, _, minor = version.partition(".")
+    least = minimums.get(int(major))
+    if least is not None and int(minor or 0) < least:
+        return f"pg_dump {version} is older than {major}.{least}, the security minimum"
+    if int(major) < min(minimums):
+        return f"pg_dump {version} is of a major version that gets no security fixes any more"
+    return None
+
+
 def _clients_in(bin_dir: Path) -> Clients | None:
     pg_dump = bin_dir / "pg_dump"
     if not pg_dump.is_file():

@@ -122,21 +122,33 @@ _UNKNOWN_LOCALE = (
 
 
 def _disk(admin: "Admin", source: Source) -> Iterator[_Problem]:
+    disk = data_disk(admin)
+    if disk and disk.free < source.database_size:
+        yield _Problem(
+            f"the source takes {source.database_size:,} bytes, and the target's disk has "
+            f"{disk.free:,} free in {disk.directory}",
+            "Make room on that disk, or restore into another server.",
+        )
+
+
+class Disk(NamedTuple):
+    """Where a server keeps its data, and how many bytes are free there."""
+
+    directory: str
+    free: int
+
+
+def data_disk(admin: "Admin") -> Disk | None:
+    """The disk of the server's data, where it is one of this machine and the role may ask."""
     try:
         row = admin.execute(_DATA).fetchone()
         assert row is not None
         directory, modified = row
         if int(Path(directory).stat().st_mtime) != modified:
-            return  # the server is on another machine, and a directory of that name is here too
-        free = shutil.disk_usage(directory).free
+            return None  # another machine's, and a directory of that name is here too
+        return Disk(directory, shutil.disk_usage(directory).free)
     except (pg.InsufficientPrivilege, OSError):
-        return
-    if free < source.database_size:
-        yield _Problem(
-            f"the source takes {source.database_size:,} bytes, and the target's disk has {free:,} "
-            f"free in {directory}",
-            "Make room on that disk, or restore into another server.",
-        )
+        return None
 
 
 _DATA = """

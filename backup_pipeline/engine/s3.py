@@ -112,6 +112,19 @@ class S3Store:
             return self._settle(key, mark, error, overwrite=overwrite)
         return _written(key, len(body), reply)
 
+    def refuses_damage(self, key: str) -> bool:
+        """Whether the store refuses an object whose CRC-32 is not the one sent along."""
+        try:
+            with self._asking("PutObject", key) as client:
+                client.put_object(
+                    Bucket=self._bucket, Key=key, Body=b"damaged", ChecksumCRC32="AAAAAA=="
+                )
+        except (StoreDenied, StoreUnreachable, BucketMissing):
+            raise
+        except StoreError:
+            return True
+        return False
+
     def delete(self, key: str) -> None:
         """Delete an object; deleting what is not there is no error."""
         with self._asking("DeleteObject", key) as client:

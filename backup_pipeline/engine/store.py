@@ -71,6 +71,12 @@ class ObjectStore(Protocol):
     def put(self, key: str, body: bytes, *, overwrite: bool = False) -> ObjectInfo:
         """Store a small object whole; raises `ObjectExists` unless `overwrite`."""
 
+    def refuses_damage(self, key: str) -> bool:
+        """Whether bytes that don't match the checksum sent with them are refused.
+
+        Under `key`, which must be free, a store that takes them keeps an object.
+        """
+
     def delete(self, key: str) -> None:
         """Delete an object; deleting what is not there is no error (as in S3)."""
 

@@ -47,6 +47,17 @@ def test_the_job_on_fakes_takes_less_than_a_second(project: Project) -> None:
     assert time.process_time() - begun < 1
 
 
+def test_client_tools_without_security_fixes_are_named_in_the_log(
+    instance: dg.DagsterInstance,
+) -> None:
+    for minimum, warned in (("18.7", False), ("18.8", True)):
+        settings = Settings(database="ahold_options", client_minimums=(minimum,))
+        result = Project(instance, settings).run()
+        assert result.success
+        logged = [entry.user_message for entry in instance.all_logs(result.run_id)]
+        assert ("pg_dump 18.7 is older than 18.8, the security minimum" in logged) is warned
+
+
 def test_each_step_reports_numbers_under_fixed_names(project: Project) -> None:
     result = project.run()
 
