@@ -2,13 +2,15 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
 
 _PATIENCE = 3.0
+_TICK = 0.2
 
 
 @contextmanager
@@ -24,7 +26,7 @@ def beside(work: Callable[[], T], *, stop: Callable[[], object]) -> Iterator[Cal
     thread = threading.Thread(target=_run, args=(future, work), daemon=True)
     thread.start()
     try:
-        yield future.result
+        yield partial(_result, future)
     except Exception as error:
         first = future.exception() if future.done() else None
         if first is None or first is error:
@@ -36,6 +38,13 @@ def beside(work: Callable[[], T], *, stop: Callable[[], object]) -> Iterator[Cal
                 break
             stop()
             thread.join(0.1)
+
+
+def _result(future: Future[T]) -> T:
+    # A signal that comes just before a wait without an end would be handled only after it.
+    while not wait([future], _TICK).done:
+        pass
+    return future.result()
 
 
 def _run(future: "Future[T]", work: Callable[[], T]) -> None:

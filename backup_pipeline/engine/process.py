@@ -43,7 +43,9 @@ class ChildReader:
         self._stdout = process.stdout
         self._ready = select.poll()
         self._ready.register(self._stdout, select.POLLIN)
-        self._drain = threading.Thread(target=self._keep_tail, args=(process.stderr,), daemon=True)
+        # The thread closes its pipe itself, so that nobody does while it reads.
+        stderr, process.stderr = process.stderr, None
+        self._drain = threading.Thread(target=self._keep_tail, args=(stderr,), daemon=True)
         self._drain.start()
 
     def read(self, size: int, /) -> bytes:
@@ -57,7 +59,7 @@ class ChildReader:
         return data
 
     def _settle(self) -> None:
-        code = self._process.wait()
+        code = _wait(self._process)
         self._drain.join(_GRACE)
         if code == 0:
             return
@@ -69,9 +71,10 @@ class ChildReader:
         )
 
     def _keep_tail(self, stderr: IO[bytes]) -> None:
-        while data := stderr.read1(4096):  # type: ignore[attr-defined]  # a BufferedReader
-            self._stderr += data
-            del self._stderr[:-_STDERR_KEPT]
+        with stderr:
+            while data := stderr.read1(4096):  # type: ignore[attr-defined]  # a BufferedReader
+                self._stderr += data
+                del self._stderr[:-_STDERR_KEPT]
 
 
 @contextmanager
@@ -121,6 +124,12 @@ def child_environment(variables: Mapping[str, str]) -> dict[str, str]:
     """
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(_PRIVATE)}
     return {**inherited, "LC_ALL": "C", **variables}
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(_TICK_MS / 1000)
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

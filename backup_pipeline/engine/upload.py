@@ -1,7 +1,7 @@
 """Bytes in order -> one multipart object, which appears only if `complete()` succeeded."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
@@ -18,6 +18,7 @@ MOST_PARTS = 10_000
 """S3's limit, too."""
 IN_FLIGHT = 2 * SMALLEST_PART
 _ABORT_PATIENCE = 4.0
+_TICK = 0.2
 
 
 def part_size(offset: int, smallest: int = SMALLEST_PART, most_parts: int = MOST_PARTS) -> int:
@@ -157,8 +158,7 @@ class _Transfer:
     def send(self, number: int, body: bytearray) -> None:
         """Have one part sent, as soon as there is room for it in flight."""
         with self._changed:
-            self._changed.wait_for(lambda: self._error or self._has_room(len(body)))
-            self.raise_error()
+            self._wait_for(lambda: self._has_room(len(body)))
             self._pending += 1
             self._pending_bytes += len(body)
         self._queue.put((number, body))
@@ -166,8 +166,7 @@ class _Transfer:
     def complete(self) -> ObjectInfo:
         """Wait for every part and make the object."""
         with self._changed:
-            self._changed.wait_for(lambda: self._error or not self._pending)
-            self.raise_error()
+            self._wait_for(lambda: not self._pending)
         self._completing = True
         info = self._complete_upload()
         self._end_workers()
@@ -193,6 +192,12 @@ class _Transfer:
         """Raise the first error of any part."""
         if self._error:
             raise self._error
+
+    def _wait_for(self, settled: Callable[[], bool]) -> None:
+        # A signal that comes just before a wait without an end would be handled only after it.
+        while not self._changed.wait_for(lambda: self._error or settled(), _TICK):
+            pass
+        self.raise_error()
 
     def _has_room(self, size: int) -> bool:
         return not self._pending or self._pending_bytes + size <= self._in_flight

@@ -1,6 +1,7 @@
 """What is done beside ends with the block, whatever becomes of either."""
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -18,6 +19,19 @@ def test_its_error_is_raised_where_the_result_is_asked_for() -> None:
 
     with pytest.raises(ValueError, match="inside"), beside(fail, stop=lambda: None) as result:
         result()
+
+
+def test_a_signal_that_interrupts_no_system_call_is_still_obeyed(
+    interrupted_unnoticed: Callable[[], None],
+) -> None:
+    over = threading.Event()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        beside(lambda: over.wait(60), stop=over.set) as result,
+    ):
+        interrupted_unnoticed()
+        result()
+    assert over.is_set()
 
 
 def test_it_is_stopped_when_the_block_fails() -> None:

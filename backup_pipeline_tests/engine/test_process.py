@@ -1,8 +1,10 @@
 """A child's output is whole or it is an error, and no child outlives its reader."""
 
 import os
+import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,28 @@ def test_an_exception_ends_a_child_that_ignores_sigterm() -> None:
         raise KeyboardInterrupt
     assert not alive(pid)
     assert time.monotonic() - started < 9
+
+
+def test_a_signal_that_interrupts_no_system_call_is_still_obeyed(
+    interrupted_unnoticed: Callable[[], None],
+) -> None:
+    started = time.monotonic()
+    with (
+        reading(sh("exec sleep 60"), child_environment({})) as child,
+        pytest.raises(KeyboardInterrupt),
+    ):
+        interrupted_unnoticed()
+        child.read(100)
+    assert time.monotonic() - started < 30
+
+
+def test_a_grandchild_that_keeps_stderr_open_holds_nobody_up() -> None:
+    started = time.monotonic()
+    escape = "import os, time; os.setsid(); print(os.getpid(), flush=True); time.sleep(60)"
+    with reading(sh(f'{sys.executable} -c "{escape}" & sleep 60'), child_environment({})) as child:
+        pid = int(child.read(100))
+    os.kill(pid, signal.SIGKILL)
+    assert time.monotonic() - started < 30
 
 
 def test_a_chatty_stderr_blocks_nothing_and_its_end_is_kept() -> None:

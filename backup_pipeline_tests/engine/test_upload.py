@@ -3,7 +3,7 @@
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -267,6 +267,26 @@ def test_an_abort_that_fails_is_an_error_of_its_own_when_there_is_no_other() -> 
 
     with pytest.raises(StoreUnreachable), uploading(Unabortable()):
         pass
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["in flight", "completing"])
+def test_a_signal_that_interrupts_no_system_call_is_still_obeyed(
+    interrupted_unnoticed: Callable[[], None], monkeypatch: pytest.MonkeyPatch, last: bool
+) -> None:
+    monkeypatch.setattr(module, "_ABORT_PATIENCE", 0.1)
+    store, started = Stalling(), time.monotonic()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        uploading(store, workers=1, in_flight=PART) as upload,
+    ):
+        upload.write(content(PART))
+        interrupted_unnoticed()
+        if last:
+            upload.complete()
+        upload.write(content(PART))
+    assert time.monotonic() - started < 20  # the gate opens by itself after 30 s
+    store.gate.set()
+    require_no_threads_left()
 
 
 class Interrupting(MemoryStore):

@@ -88,6 +88,15 @@ def children() -> list[psutil.Process]:
     return psutil.Process().children(recursive=True)
 
 
+def kill_with_children(process: "subprocess.Popen[str]") -> None:
+    """Kill what still runs: a pg_dump would outlive its parent, and spoil the next test."""
+    if process.poll() is None:
+        parent = psutil.Process(process.pid)
+        for each in (*parent.children(recursive=True), parent):
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+
+
 @pytest.fixture
 def pg_dump_that(tmp_path: Path, postgres18: EmbeddedPostgres) -> Callable[[str], Path]:
     """A directory with a pg_dump that is real but for what it does with the data section."""
@@ -293,19 +302,18 @@ def test_an_interrupted_command_leaves_nothing_within_seconds(
         **postgres18.environment(server.database),
         "BACKUP_PG_BIN_DIRS": str(bin_dir),
     }
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [CLI, "backup"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        while not reached.exists():
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.send_signal(sign)
-        asked = time.monotonic()
-        _, said = process.communicate(timeout=20)
-    finally:
-        with suppress(ProcessLookupError):
-            process.kill()
+    ) as process:
+        try:
+            while not reached.exists():
+                assert process.poll() is None
+                time.sleep(0.02)
+            process.send_signal(sign)
+            asked = time.monotonic()
+            _, said = process.communicate(timeout=20)
+        finally:
+            kill_with_children(process)
     assert process.returncode == 130
     assert "interrupted" in said
     assert time.monotonic() - asked < 10
