@@ -1,8 +1,7 @@
 """A damaged backup: verify says so, prune deletes nothing, restore never touches the target."""
 
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,7 +9,9 @@ import pytest
 from backup_pipeline import cli
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.engine.backup import back_up
+from backup_pipeline.engine.documents import from_json, to_json
 from backup_pipeline.engine.dump import PostgresDumpSource
+from backup_pipeline.engine.model import Manifest
 from backup_pipeline.engine.names import BackupName, Keys, Kind
 from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.store import ObjectStore
@@ -89,9 +90,10 @@ def lose(bucket: Bucket) -> None:
 
 def forge(bucket: Bucket) -> None:
     key = KEYS.of(bucket.newer, Kind.MANIFEST)
-    manifest = json.loads(b"".join(bucket.store.read(key)))
-    manifest["members"][2]["sha256"] = "0" * 64
-    bucket.store.put(key, json.dumps(manifest).encode(), overwrite=True)
+    manifest = from_json(Manifest, b"".join(bucket.store.read(key)), key)
+    first, *others = manifest.members
+    forged = replace(manifest, members=(replace(first, sha256="0" * 64), *others))
+    bucket.store.put(key, to_json(forged), overwrite=True)
 
 
 def damage_manifest(bucket: Bucket) -> None:
