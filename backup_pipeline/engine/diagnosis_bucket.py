@@ -110,6 +110,8 @@ def of_writing(store: ObjectStore, keys: Keys, clock: Callable[[], datetime]) ->
         yield _multipart(store, key, body)
         yield from _checksums(store, f"{key}-damaged")
         yield _reading_back(store, key, body)
+    except StoreDenied as error:
+        yield failure("reading back", error, advice=f"Allow s3:GetObject. {_ONLY_WRITING}")
     except StoreError as error:
         yield failure("reading back", error)
     finally:

@@ -107,7 +107,7 @@ _HIDDEN = f"""
 # Until version 18 nothing asks for a right on a large object; PUBLIC is the grantee 0.
 _UNREADABLE_LARGE_OBJECTS = """
     SELECT 'large object ' || oid FROM pg_largeobject_metadata
-    WHERE NOT pg_has_role(lomowner, 'USAGE')
+    WHERE current_setting('lo_compat_privileges') = 'off' AND NOT pg_has_role(lomowner, 'USAGE')
       AND NOT EXISTS (
           SELECT FROM aclexplode(lomacl)
           WHERE privilege_type = 'SELECT' AND (grantee = 0 OR pg_has_role(grantee, 'USAGE')))

@@ -1,0 +1,247 @@
+"""Faults 21 and 33: the roles of docs/security.md are enough, and less is never a silent subset."""
+
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+from psycopg.sql import SQL, Identifier
+
+from backup_pipeline.embedded.postgres import EmbeddedPostgres
+from backup_pipeline.engine.backup import back_up
+from backup_pipeline.engine.diagnosis import diagnose
+from backup_pipeline.engine.drill import drill
+from backup_pipeline.engine.dump import PostgresDumpSource
+from backup_pipeline.engine.findings import Finding, Level
+from backup_pipeline.engine.names import BackupName, Keys
+from backup_pipeline.engine.postgres import Server
+from backup_pipeline.engine.restore import restore
+from backup_pipeline.errors import PostgresFailed
+from backup_pipeline_tests.fakes import MemoryStore
+from backup_pipeline_tests.integration.databases import (
+    contents,
+    databases,
+    drop_database,
+    new_database,
+    schema,
+)
+from backup_pipeline_tests.policies import SECURITY
+
+KEYS = Keys("backups/postgres/")
+SCRIPT = """
+    CREATE SCHEMA trading;
+    CREATE TABLE trading.quotes (id bigserial PRIMARY KEY, price numeric NOT NULL);
+    INSERT INTO trading.quotes (price) SELECT i / 4.0 FROM generate_series(1, 500) AS i;
+    CREATE TABLE trading.secrets (owner name, secret text);
+    INSERT INTO trading.secrets VALUES ('somebody', 'one'), ('backup', 'two');
+    ALTER TABLE trading.secrets ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY own ON trading.secrets USING (owner = current_user);
+    CREATE MATERIALIZED VIEW trading.dear AS SELECT * FROM trading.quotes WHERE price > 100;
+    SELECT lo_from_bytea(0, 'a large object');
+    REVOKE ALL ON SCHEMA public FROM PUBLIC;
+"""
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def documented(role: str) -> str:
+    """The SQL of the page that is about a role."""
+    blocks = re.findall(r"^```sql\n(.*?)^```$", SECURITY.read_text(), re.MULTILINE | re.DOTALL)
+    return "".join(block for block in blocks if re.search(rf"\b{role}\b", block))
+
+
+@dataclass(frozen=True)
+class Roles:
+    """A database whose owner is an ordinary role, and the documented ones beside it."""
+
+    postgres: EmbeddedPostgres
+    database: str
+    suffix: str
+
+    def server(self, role: str) -> Server:
+        user = f"{role}_{self.suffix}"
+        return Server.of(self.postgres.dsn(self.database), user=user, password="p")  # noqa: S106  # for a moment, on loopback
+
+    def sql(self, text: str) -> None:
+        """Run the page's SQL as a superuser, on roles of this test's own."""
+        for role in ("ahold_options_owner", "backup", "restore"):
+            text = re.sub(rf"\b{role}\b", f"{role}_{self.suffix}", text)
+        with psycopg.connect(self.postgres.dsn(self.database), autocommit=True) as admin:
+            admin.execute(text.encode())
+
+
+@pytest.fixture
+def roles(postgres: EmbeddedPostgres) -> Iterator[Roles]:
+    """The roles of the page, and a database that belongs to `ahold_options_owner`."""
+    suffix = uuid.uuid4().hex[:8]
+    made = [f"{role}_{suffix}" for role in ("ahold_options_owner", "backup", "restore")]
+    with new_database(postgres) as server:
+        roles = Roles(postgres, server.database, suffix)
+        roles.sql("CREATE ROLE ahold_options_owner LOGIN")
+        roles.sql(documented("backup") + documented("restore"))
+        with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+            for role in made:
+                admin.execute(SQL("ALTER ROLE {} PASSWORD 'p'").format(Identifier(role)))
+            admin.execute(
+                SQL("ALTER DATABASE {} OWNER TO {}").format(
+                    Identifier(server.database), Identifier(made[0])
+                )
+            )
+            with roles.server("ahold_options_owner").connect() as owner:
+                owner.execute(SCRIPT.encode())
+            yield roles
+            owned = (
+                "SELECT datname FROM pg_database JOIN pg_roles ON pg_roles.oid = datdba"
+                " WHERE rolname = ANY(%s) AND datname <> %s"
+            )
+            for (database,) in admin.execute(owned, (made, server.database)).fetchall():
+                drop_database(postgres, database)
+    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+        for role in made:
+            admin.execute(SQL("DROP ROLE {}").format(Identifier(role)))
+
+
+def make(roles: Roles, store: MemoryStore, role: str = "backup", **options: bool) -> BackupName:
+    name = BackupName.of(roles.database, now())
+    source = PostgresDumpSource(roles.server(role), [roles.postgres.bin_dir], **options)
+    back_up(source, store, KEYS, name, clock=now)
+    return name
+
+
+def rights(roles: Roles) -> Finding:
+    """What `check` says of the role that makes backups."""
+    found = diagnose(
+        roles.server("backup"), [roles.postgres.bin_dir], MemoryStore(), KEYS, clock=now
+    )
+    return next(finding for finding in found if finding.subject == "rights")
+
+
+def superuser(roles: Roles, database: str | None = None) -> Server:
+    return Server.of(roles.postgres.dsn(database or roles.database))
+
+
+def test_the_documented_roles_back_up_restore_and_drill(roles: Roles) -> None:
+    store, target = MemoryStore(), f"{roles.database}_restored"
+    assert rights(roles).level is Level.OK
+    name = make(roles, store)
+    result = restore(store, KEYS, name, roles.server("restore"), target, clock=now)
+    assert result.rows == 502
+    proof = drill(store, KEYS, name, roles.server("restore"), [roles.postgres.bin_dir], clock=now)
+    assert (proof.entry.passed, proof.entry.findings) == (True, ())
+    with superuser(roles, target).connect() as there:
+        owners = there.execute(
+            "SELECT DISTINCT relowner::regrole::text FROM pg_class"
+            " JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE nspname = 'trading'"
+        ).fetchall()
+    assert owners == [(f"restore_{roles.suffix}",)]
+
+
+def test_what_another_role_restores_is_the_same_but_for_owners_and_rights(roles: Roles) -> None:
+    store, target = MemoryStore(), f"{roles.database}_restored"
+    name = make(roles, store)
+    restore(store, KEYS, name, roles.server("restore"), target, clock=now)
+    assert contents(superuser(roles, target)) == contents(superuser(roles))
+    assert schema(roles.postgres, target) == schema(roles.postgres, roles.database)
+
+
+def test_the_documented_role_replaces_a_live_database_and_ends_its_sessions(
+    roles: Roles,
+) -> None:
+    store = MemoryStore()
+    name = make(roles, store)
+    with psycopg.connect(roles.server("ahold_options_owner").dsn, password="p",  # noqa: S106
+                         user=f"ahold_options_owner_{roles.suffix}"):  # fmt: skip
+        result = restore(
+            store,
+            KEYS,
+            name,
+            roles.server("restore"),
+            roles.database,
+            replace=True,
+            disconnect=True,
+            clock=now,
+        )
+    assert result.previous in databases(roles.postgres)
+
+
+def test_the_role_that_makes_backups_can_change_nothing(roles: Roles) -> None:
+    for statement in (
+        "INSERT INTO trading.quotes (price) VALUES (1)",
+        "DELETE FROM trading.quotes",
+        "CREATE TABLE public.mine (id int)",
+        "CREATE SCHEMA mine",
+        "SELECT lo_unlink(oid) FROM pg_largeobject_metadata",
+        "SELECT nextval('trading.quotes_id_seq')",
+        "SET default_transaction_read_only = off; INSERT INTO trading.quotes (price) VALUES (1)",
+    ):
+        with (
+            pytest.raises(PostgresFailed, match=r"permission denied|read-only transaction"),
+            roles.server("backup").connect() as connection,
+        ):
+            connection.execute(statement.encode())
+
+
+@pytest.mark.parametrize("digests", [True, False], ids=["read twice", "pg_dump alone"])
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        ("REVOKE pg_read_all_data FROM backup", "permission denied for"),
+        ("ALTER ROLE backup NOBYPASSRLS", "row-level security"),
+        ("ALTER ROLE backup RESET lo_compat_privileges", "permission denied for large object"),
+    ],
+    ids=["no right to read", "row-level security", "large objects"],
+)
+def test_a_right_that_is_missing_fails_the_backup_and_check_names_it(
+    roles: Roles, lost: str, said: str, digests: bool
+) -> None:
+    roles.sql(lost)
+    store = MemoryStore()
+    with pytest.raises(PostgresFailed, match=said):
+        make(roles, store, digests=digests)
+    assert (store.objects, store.uploads) == ({}, {})
+    assert (rights(roles).level, rights(roles).exit_code) == (Level.FAIL, 1)
+
+
+@pytest.mark.parametrize("digests", [True, False], ids=["read twice", "pg_dump alone"])
+@pytest.mark.parametrize("relation", ["TABLE trading.quotes", "SEQUENCE trading.quotes_id_seq"])
+def test_one_table_that_can_not_be_read_fails_the_whole_backup(
+    roles: Roles, relation: str, digests: bool
+) -> None:
+    """With rights on everything else, one by one."""
+    roles.sql("REVOKE pg_read_all_data FROM backup; GRANT USAGE ON SCHEMA trading TO backup;"
+              "GRANT SELECT ON ALL TABLES IN SCHEMA trading TO backup;"
+              "GRANT SELECT ON ALL SEQUENCES IN SCHEMA trading TO backup")  # fmt: skip
+    store = MemoryStore()
+    make(roles, store, digests=digests)
+    roles.sql(f"REVOKE SELECT ON {relation} FROM backup")
+    kept = set(store.objects)
+    with pytest.raises(
+        PostgresFailed, match=f"(permission denied|failed to get).*{relation.split('.')[1]}"
+    ):
+        back_up(
+            PostgresDumpSource(roles.server("backup"), [roles.postgres.bin_dir], digests=digests),
+            store,
+            KEYS,
+            BackupName.of("other", now()),
+            clock=now,
+        )
+    assert (set(store.objects), store.uploads) == (kept, {})
+    assert relation.split(" ")[1] in rights(roles).message
+
+
+def test_rows_that_a_policy_lets_through_are_refused_as_well(roles: Roles) -> None:
+    """Some rows are visible to the role, which is just what must not be taken for all of them."""
+    roles.sql("ALTER ROLE backup NOBYPASSRLS")
+    roles.sql("UPDATE trading.secrets SET owner = 'backup' WHERE secret = 'two'")
+    with roles.server("backup").connect() as connection:
+        assert connection.execute("SELECT count(*) FROM trading.secrets").fetchone() == (1,)
+    store = MemoryStore()
+    for digests in (True, False):
+        with pytest.raises(PostgresFailed, match="row-level security"):
+            make(roles, store, digests=digests)
+    assert store.objects == {}
