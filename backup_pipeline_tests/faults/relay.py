@@ -18,7 +18,8 @@ class Relay:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._lock = threading.Lock()
         self._open: list[socket.socket] = []
-        self._downstream = 0
+        self.passed = 0
+        """How many bytes have passed so far, both ways together."""
         self._limit: int | None = None
         self.said = bytearray()
         """What clients have sent to the server, all connections together."""
@@ -41,9 +42,9 @@ class Relay:
             each.close()
 
     def cut_after(self, size: int) -> None:
-        """Cut everything once so many more bytes have come from the server; later ones pass."""
+        """Cut everything once so many more bytes have passed; what comes later is let through."""
         with self._lock:
-            self._limit = self._downstream + size
+            self._limit = self.passed + size
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -76,22 +77,29 @@ class Relay:
         with suppress(OSError):
             while data := client.recv(65536):
                 self.said += data
+                if self._cuts(len(data)):
+                    return
                 server.sendall(data)
         _end(server)
 
     def _down(self, server: socket.socket, client: socket.socket) -> None:
         with suppress(OSError):
             while data := server.recv(65536):
-                with self._lock:
-                    self._downstream += len(data)
-                    over = self._limit is not None and self._downstream > self._limit
-                    if over:
-                        self._limit = None
-                if over:
-                    self.cut()
+                if self._cuts(len(data)):
                     return
                 client.sendall(data)
         _end(client)
+
+    def _cuts(self, size: int) -> bool:
+        """Whether everything was cut because of so many more bytes."""
+        with self._lock:
+            self.passed += size
+            over = self._limit is not None and self.passed > self._limit
+            if over:
+                self._limit = None
+        if over:
+            self.cut()
+        return over
 
 
 def _end(sink: socket.socket) -> None:

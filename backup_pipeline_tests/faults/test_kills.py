@@ -8,6 +8,7 @@ Restores are killed in `test_restore_kills.py`.
 import json
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -42,8 +43,9 @@ def live(postgres18: EmbeddedPostgres) -> Iterator[Server]:
 
 
 @pytest.fixture
-def witness(s3_server: S3Access, bucket: str, postgres18: EmbeddedPostgres) -> Witness:
-    return Witness(s3_server, bucket, postgres18)
+def witness(s3_server: S3Access, bucket: str, postgres18: EmbeddedPostgres) -> Iterator[Witness]:
+    with closing(s3_server.client()) as client:
+        yield Witness(client, bucket, postgres18)
 
 
 @pytest.fixture

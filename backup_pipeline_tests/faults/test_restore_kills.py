@@ -1,17 +1,11 @@
 """Restores killed outright at random moments: the target is as it was, and the next one tidies up.
 
-BACKUP_TEST_KILLS says how many (8 without it), BACKUP_TEST_SEED when.
+What else is killed is in `test_kills.py`.
 """
 
-import os
-import random
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -25,6 +19,8 @@ from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.restore import restore
 from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.engine.target import leftovers
+from backup_pipeline_tests.faults.chance import Chance
+from backup_pipeline_tests.faults.killing import Victim
 from backup_pipeline_tests.integration.databases import (
     contents,
     databases,
@@ -32,7 +28,6 @@ from backup_pipeline_tests.integration.databases import (
     new_database,
 )
 
-CLI = Path(sys.executable).with_name("backup-pipeline")
 KEYS = Keys("backups/postgres/")
 TABLES = """
     CREATE TABLE public.one (id integer PRIMARY KEY, text text);
@@ -69,74 +64,46 @@ def backup(live: Server, store: ObjectStore, postgres18: EmbeddedPostgres) -> Ba
 
 
 @pytest.fixture
-def environment(
-    live: Server,
-    postgres18: EmbeddedPostgres,
-    s3_environment: dict[str, str],
-    outside: Mapping[str, str],
-) -> dict[str, str]:
-    """What leads the command line to both servers."""
-    return {
-        **os.environ,
-        **s3_environment,
-        **postgres18.environment(live.database),
-        "BACKUP_DATABASE": live.database,
-    }
+def victim(
+    live: Server, postgres18: EmbeddedPostgres, s3_environment: dict[str, str]
+) -> Iterator[Victim]:
+    victim = Victim({**s3_environment, **postgres18.environment(live.database)})
+    yield victim
+    victim.wait_until_gone()
 
 
 def test_killed_at_any_moment_the_target_is_as_it_was_and_the_next_restore_tidies_up(
     live: Server,
     backup: BackupName,
     store: ObjectStore,
-    environment: dict[str, str],
-    outside: Mapping[str, str],
+    victim: Victim,
     postgres18: EmbeddedPostgres,
+    chance: Chance,
 ) -> None:
-    count = int(outside.get("BACKUP_TEST_KILLS", "8"))
-    seed = int(outside.get("BACKUP_TEST_SEED", random.randrange(10**6)))  # noqa: S311
-    print(f"seed {seed}")  # noqa: T201  # whoever sees this fail needs it
-    moments = random.Random(seed)  # noqa: S311
     as_it_was, beside = contents(live), f"{live.database}_beside"
-    restored = restore(store, KEYS, backup, live, beside, clock=now)
-    as_backed_up = contents(live.using(restored.database))
-    drop_database(postgres18, beside)
-    whole = run(environment, "--into", beside)
+    command = ("restore", "--latest", "--no-confirm")
+    whole = victim.run(*command, "--into", beside)
+    as_backed_up = contents(live.using(beside))
     drop_database(postgres18, beside)
 
-    for number in range(count):
-        options = ("--replace",) if number % 2 else ("--into", f"{beside}_{number}")
-        run(environment, *options, kill_after=moments.uniform(0, whole))
+    for number in chance.times(6, 200):
+        into = f"{beside}_{number}"
+        options = ("--replace",) if number % 2 else ("--into", into)
+        moment = chance.random.uniform(0.3, 1.1) * whole
+        victim.run_and_kill(moment, *command, *options, alone=number % 3 == 0)
         found = contents(live)
         kept = [name for name in databases(postgres18) if "_before_" in name]
         assert found == as_it_was or (found == as_backed_up and kept)
-        for name in databases(postgres18) & {f"{beside}_{number}"}:
+        for name in databases(postgres18) & {into}:
             assert contents(live.using(name)) == as_backed_up
             drop_database(postgres18, name)
+        victim.wait_until_gone()
 
     wait_until_unlocked(postgres18)
-    restore(store, KEYS, backup, live, f"{beside}_at_last", clock=now)
+    restore(store, KEYS, backup, live, f"{live.database}_at_last", clock=now)
 
     half_made = [name for name in databases(postgres18) if "_restoring_" in name]
     assert half_made == []
-
-
-def run(environment: dict[str, str], *options: str, kill_after: float | None = None) -> float:
-    """Restore in a process of its own, and kill it after some seconds; gives how long it ran."""
-    command = [str(CLI), "restore", "--latest", "--no-confirm"]
-    begun = time.monotonic()
-    with subprocess.Popen(
-        [*command, *options],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:
-        try:
-            code = process.wait(kill_after)
-            assert kill_after is not None or code == 0
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-    return time.monotonic() - begun
 
 
 def wait_until_unlocked(postgres: EmbeddedPostgres) -> None:
