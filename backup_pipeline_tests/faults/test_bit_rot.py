@@ -4,6 +4,9 @@ The store shows the same ETag as before, as a disk that rots does; other ways to
 are in `integration/test_corruption.py`, on a real store.
 """
 
+import gzip
+import hashlib
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,7 +17,8 @@ import pytest
 
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.engine.backup import back_up
-from backup_pipeline.engine.catalog import read_catalog
+from backup_pipeline.engine.catalog import read_catalog, read_manifest
+from backup_pipeline.engine.documents import to_json
 from backup_pipeline.engine.dump import PostgresDumpSource
 from backup_pipeline.engine.model import RetentionPolicy, State
 from backup_pipeline.engine.names import BackupName, Keys, Kind
@@ -157,6 +161,31 @@ def test_swapped_objects_are_found_before_a_restore_says_a_word(
         store.objects[one], store.objects[other] = store.objects[other], store.objects[one]
         for name in names:
             require_found(store, name, kind, target, relay)
+
+
+def test_a_bomb_under_a_backups_name_stops_at_the_length_of_the_manifest(
+    rotting: Callable[[], MemoryStore], newest: BackupName
+) -> None:
+    """Even where the manifest was forged along with it, in all but that length."""
+    store = rotting()
+    bomb = gzip.compress(bytes(64 << 20), 9)
+    manifest = read_manifest(store, KEYS, newest)
+    last = manifest.members[-1]
+    forged = replace(last, length=len(bomb), sha256=hashlib.sha256(bomb).hexdigest())
+    damage(store, KEYS.of(newest, Kind.DUMP), lambda body: body[: last.offset] + bomb)
+    store.put(
+        KEYS.of(newest, Kind.MANIFEST),
+        to_json(replace(manifest, members=(*manifest.members[:-1], forged))),
+        overwrite=True,
+    )
+    tracemalloc.start()
+    try:
+        entry = verify(store, KEYS, newest, clock=now)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert "holds more than" in entry.findings[0], entry.findings
+    assert peak < 16 << 20
 
 
 def test_a_whole_backup_raises_no_alarm_however_its_bytes_arrive(

@@ -43,6 +43,7 @@ from backup_pipeline_tests.faults.s3_proxy import (
     stalls_in_the_answer,
 )
 from backup_pipeline_tests.integration.databases import databases, drop_database, new_database
+from backup_pipeline_tests.made_backups import make_backup
 
 KEYS = Keys("backups/postgres/")
 CALLS = ("CreateMultipartUpload", "UploadPart", "PutObject", "CompleteMultipartUpload")
@@ -308,6 +309,28 @@ def test_a_lost_reply_never_makes_a_second_run_win(
     assert list(store.list_uploads("")) == []
 
 
+@pytest.mark.parametrize("kind", [Kind.MANIFEST, Kind.DUMP, Kind.EVIDENCE])
+def test_a_deletion_that_the_store_refuses_is_told_and_done_by_the_next_prune(
+    store: ObjectStore, faulty_store: FaultyStore, faulty_s3: FaultyS3, kind: Kind
+) -> None:
+    """As it is with a version that is locked, or a policy that forbids deleting."""
+    old = make_backup(store, now() - timedelta(days=30))
+    new = make_backup(store, now() - timedelta(days=1))
+    policy = RetentionPolicy(days=7, minimum=1)
+    faulty_s3.on("DeleteObject", answers(403, "AccessDenied"), key_ends=kind)
+    pruned = prune(faulty_store(), KEYS, old.database, policy, now=now())
+    (said,) = pruned.failed
+    assert str(old) in said
+    assert "AccessDenied" in said
+    assert pruned.deleted == ()
+    catalog = read_catalog(store, KEYS)
+    assert (old in [each.name for each in catalog.backups]) == (kind is Kind.MANIFEST)
+    assert catalog.backups[0].name == new
+    assert prune(store, KEYS, old.database, policy, now=now()).deleted == (str(old),)
+    assert [each.name for each in read_catalog(store, KEYS).backups] == [new]
+    assert not [info for info in store.list("") if str(old) in info.key]
+
+
 # Disks
 
 
@@ -359,3 +382,16 @@ def test_a_full_disk_is_one(tmp_path: Path) -> None:
     """The test above would pass as well if files could be written."""
     done = with_full_disks("open(sys.argv[1], 'w')", str(tmp_path / "file"))
     assert "No space left on device" in done.stderr
+
+
+# The compressor
+
+
+def test_a_compressor_that_fails_leaves_nothing(
+    store: ObjectStore, small: Server, postgres18: EmbeddedPostgres
+) -> None:
+    source = PostgresDumpSource(small, [postgres18.bin_dir])
+    with pytest.raises(Exception, match=r"(?i)compression level"):
+        back_up(source, store, KEYS, a_name(), compression_level=99, clock=now)
+    assert_absent(store)
+    assert [each for each in psutil.Process().children(True) if each.name() == "pg_dump"] == []
