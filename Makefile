@@ -42,8 +42,8 @@ lint: $(READY)  ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY)  ## benchmarks that compare in one run
-	$(BIN)/python -m benchmarks
+bench: $(READY)  ## benchmarks that compare in one run; ARGS="--help" tells what they take
+	$(BIN)/python -m benchmarks $(ARGS)
 
 lock: $(READY)  ## renew requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
