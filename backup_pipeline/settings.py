@@ -55,6 +55,11 @@ _USUAL_BIN_DIRS = (
 )
 
 
+def _cores() -> int:
+    """As many jobs as this machine has cores, within reason: the server needs some, too."""
+    return min(max(len(os.sched_getaffinity(0)), 2), 4) if hasattr(os, "sched_getaffinity") else 2
+
+
 def _zone(name: str) -> str:
     try:
         ZoneInfo(name)
@@ -147,6 +152,8 @@ class Settings(BaseSettings):
     compression_level: Annotated[int, Field(ge=0, le=3)] = 1
     digests: bool = True
     """Whether a backup reads each table a second time, for the digests that a drill compares."""
+    jobs: Annotated[int, Field(ge=1, le=64)] = Field(default_factory=_cores)
+    """How much is done at once, where the server has connections for it."""
     drill_dsn: SecretStr | None = None
     """The server on which drills restore; without it, the one that is backed up."""
     drill_schedule: Annotated[str, AfterValidator(_drill_schedule)] = "0 5 * * 0"

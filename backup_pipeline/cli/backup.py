@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from backup_pipeline.cli import words
+from backup_pipeline.cli import options, words
 from backup_pipeline.cli.documents import of_entry, of_manifest, of_prune
 from backup_pipeline.cli.output import Output, Table, command
 from backup_pipeline.errors import BackupPipelineError, NotFound, StoreError, VerificationFailed
@@ -81,7 +81,7 @@ def _back_up(
     store, keys = settings.store(), settings.keys()
     with output.progress() as report:
         manifest = _made(output, settings, name, report)
-        entry = verify_backup(store, keys, name, clock=_now, report=report)
+        entry = verify_backup(store, keys, name, jobs=settings.jobs, clock=_now, report=report)
     lines = _summary(manifest, entry)
     output.say(str(name), *lines)
     if not entry.passed:
@@ -186,9 +186,15 @@ def _verdict(entry: "EvidenceEntry") -> str:
 @click.option("--latest", is_flag=True, help="The newest backup of the database.")
 @click.option("--all", "everything", is_flag=True, help="Every backup of the database.")
 @_database
+@options.jobs
 @command
 def verify(
-    output: Output, name: str | None, latest: bool, everything: bool, database: str | None
+    output: Output,
+    name: str | None,
+    latest: bool,
+    everything: bool,
+    database: str | None,
+    jobs: int | None,
 ) -> None:
     """Read backups back byte by byte, and record what was found."""
     from backup_pipeline.engine.names import BackupName
@@ -197,13 +203,13 @@ def verify(
     if [name is not None, latest, everything].count(True) != 1:
         raise click.UsageError("Give one of NAME, --latest and --all.")
     asked = BackupName.parse(name) if name is not None else None
-    settings = load_settings(database=database)
+    settings = load_settings(database=database, jobs=jobs)
     store, keys = settings.store(), settings.keys()
     names = [asked] if asked else _names(store, keys, settings.database, latest_only=latest)
     results = []
     with output.progress() as report:
         for each in names:
-            found = _verified(store, keys, each, report)
+            found = _verified(store, keys, each, settings.jobs, report)
             results.append(found)
             output.say(f"{each}: {found['verdict']}")
     failed = [str(result["name"]) for result in results if not result["passed"]]
@@ -234,12 +240,12 @@ def _names(
 
 
 def _verified(
-    store: "ObjectStore", keys: "Keys", name: "BackupName", report: "Report"
+    store: "ObjectStore", keys: "Keys", name: "BackupName", jobs: int, report: "Report"
 ) -> dict[str, object]:
     from backup_pipeline.engine.verify import verify as verify_backup
 
     try:
-        entry = verify_backup(store, keys, name, clock=_now, report=report)
+        entry = verify_backup(store, keys, name, jobs=jobs, clock=_now, report=report)
     except VerificationFailed as error:
         return {"name": str(name), "passed": False, "verdict": error.message}
     return {**of_entry(name, entry), "verdict": _verdict(entry)}

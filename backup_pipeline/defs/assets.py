@@ -132,7 +132,7 @@ def _verified_backup(database: Database) -> dg.AssetsDefinition:
             store, keys = bucket.store(), bucket.backup_keys()
             name = backup_of_run(database, context, store, keys)
             context.log.info(f"verifying {name}")
-            entry = verify(store, keys, name, clock=database.clock)
+            entry = verify(store, keys, name, jobs=database.settings.jobs, clock=database.clock)
             manifest = read_manifest(store, keys, name)
             yield from judge_verification(database, manifest, entry)
             if not entry.passed:

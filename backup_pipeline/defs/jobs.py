@@ -164,7 +164,11 @@ def verify_job(database: Database) -> dg.JobDefinition:
                 names = [each.name for each in read_catalog(store, keys, database.name).backups]
             else:
                 names = [chosen_backup(database, store, keys, config.backup).name]
-            entries = {str(name): verify(store, keys, name, clock=database.clock) for name in names}
+            jobs = database.settings.jobs
+            entries = {
+                str(name): verify(store, keys, name, jobs=jobs, clock=database.clock)
+                for name in names
+            }
         told = metadata.of_verifications(entries)
         failed = [name for name, entry in entries.items() if not entry.passed]
         if failed:

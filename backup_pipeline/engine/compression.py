@@ -8,7 +8,7 @@ from isal import isal_zlib
 from backup_pipeline.errors import VerificationFailed
 
 _GZIP_WBITS = 31  # zlib.h: 15 for the window and 16 for the gzip header and trailer
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 
 
 class MemberWriter:
@@ -43,7 +43,7 @@ class MemberWriter:
 def decompress(
     chunks: Iterable[bytes], raw_length: int, *, several: bool = False
 ) -> Iterator[bytes]:
-    """The raw bytes of exactly one gzip member, in pieces of 1 MiB at most.
+    """The raw bytes of exactly one gzip member, in pieces of 256 KiB at most.
 
     With `several` there may be more of them, one after the other (RFC 1952, section 2.2).
     Raises `VerificationFailed` when it is damaged, cut, followed by anything, or not of

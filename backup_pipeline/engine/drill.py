@@ -152,7 +152,7 @@ class _Drill:
         with self.server.using(maintenance(source.database)).connect() as admin:
             require_suitable(admin, source)
             clients = self._clients(admin.info.server_version)
-            stored = require_whole(self.store, self.keys, self.manifest, self.report)
+            stored = require_whole(self.store, self.keys, self.manifest, 2, self.report)
             self.verified_at = self.clock()
             remove_leftovers(admin)
             with new_database(admin, source, source.database) as scratch:

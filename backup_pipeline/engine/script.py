@@ -93,6 +93,8 @@ _QUALIFIED = re.compile(
 )
 _BLOCK_EDGE = re.compile(rb"/\*|\*/")
 _END_OF_ROWS = b"\\.\n"
+_LAST_ROWS = b"\n" + _END_OF_ROWS
+_MOST_BACKSLASHES = 500
 
 
 class _Incomplete(Exception):
@@ -156,7 +158,7 @@ class ScriptReader:
             self._in_rows = False
             self._start = self._at = start + len(_END_OF_ROWS)
             return CopyEnd()
-        end = buffer.find(b"\n" + _END_OF_ROWS, start)
+        end = _end_of_rows(buffer, start)
         if end < 0:
             end = buffer.rfind(b"\n", start)
         if end < 0:
@@ -268,6 +270,23 @@ class ScriptReader:
         return end + len(tag)
 
 
+def _end_of_rows(buffer: bytes, start: int) -> int:
+    """Where the last row ends whose table's end is in the buffer, else -1.
+
+    Every byte of a database goes through here: a lone backslash is found many times as fast as a
+    longer text, so it is looked for as long as there are few.
+    """
+    at = start
+    for _ in range(_MOST_BACKSLASHES):
+        at = buffer.find(b"\\", at)
+        if at < 0:
+            return -1
+        if at > start and buffer.startswith(_LAST_ROWS, at - 1):
+            return at - 1
+        at += 1
+    return buffer.find(_LAST_ROWS, at)
+
+
 def copy_begin(sql: bytes) -> CopyBegin:
     """Read a COPY statement; raises `VerificationFailed` unless it is just what pg_dump writes."""
     match = _COPY.fullmatch(sql)
@@ -370,7 +389,7 @@ class Tail:
 
     def feed(self, chunk: bytes) -> None:
         """Go on with the next bytes."""
-        self._end = (self._end + chunk)[-512:]
+        self._end = (self._end + chunk[-512:])[-512:]
 
     @property
     def closed(self) -> bool:

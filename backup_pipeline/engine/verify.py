@@ -1,11 +1,15 @@
 """Verify: prove that the stored bytes are the bytes that were dumped, all of them."""
 
 import hashlib
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 
 from backup_pipeline.engine.catalog import read_manifest, record
 from backup_pipeline.engine.compression import decompress
+from backup_pipeline.engine.crew import Crew, Tally, taken_from
 from backup_pipeline.engine.model import (
     Act,
     EvidenceEntry,
@@ -23,12 +27,16 @@ from backup_pipeline.engine.script import Inventory, Tail
 from backup_pipeline.engine.store import ObjectInfo, ObjectStore
 from backup_pipeline.errors import ObjectMissing, VerificationFailed
 
+_ENOUGH = 8 << 20
+"""Bytes of neighbouring members that are worth a request of their own."""
+
 
 def verify(
     store: ObjectStore,
     keys: Keys,
     name: BackupName,
     *,
+    jobs: int = 2,
     clock: Callable[[], datetime],
     report: Report = silent,
 ) -> EvidenceEntry:
@@ -46,7 +54,7 @@ def verify(
     findings: list[str] = []
     etag = _etag(store, keys.of(name, Kind.DUMP))
     try:
-        require_whole(store, keys, manifest, report)
+        require_whole(store, keys, manifest, jobs, report)
     except VerificationFailed as error:
         findings.append(error.message)
     ended_at = clock()
@@ -65,16 +73,17 @@ def verify(
 
 
 def require_whole(
-    store: ObjectStore, keys: Keys, manifest: Manifest, report: Report = silent
+    store: ObjectStore, keys: Keys, manifest: Manifest, jobs: int, report: Report = silent
 ) -> ObjectInfo:
     """Compare all that is stored of a backup with its manifest; gives the dump object.
 
-    Raises `VerificationFailed` at the first difference, and the errors of the store.
+    Raises `VerificationFailed` at the first difference, the first by its place in the dump
+    whichever of the `jobs` threads finds it, and the errors of the store.
     """
     name = BackupName.parse(manifest.name)
     try:
         stored = store.head(keys.of(name, Kind.DUMP))
-        _verify_dump(store, stored, manifest, report)
+        _verify_dump(store, stored, manifest, jobs, report)
         if manifest.schema_archive:
             read_archive(store, keys.of(name, Kind.SCHEMA), manifest.schema_archive)
     except ObjectMissing as error:
@@ -92,20 +101,59 @@ def _etag(store: ObjectStore, key: str) -> str:
 
 
 def _verify_dump(
-    store: ObjectStore, stored: ObjectInfo, manifest: Manifest, report: Report
+    store: ObjectStore, stored: ObjectInfo, manifest: Manifest, jobs: int, report: Report
 ) -> None:
     if stored.size != manifest.length:
         raise VerificationFailed(
             f"the object has {stored.size} bytes where the backup had {manifest.length}"
         )
     _require_members(manifest)
-    for member, chunks in read_members(store, stored, manifest, manifest.members):
-        done = 0
-        for raw in chunks:
-            done += len(raw)
-            # Progress is of the stored bytes, as good as a member's even share of them tells.
-            share = done * member.length // max(member.raw_length, 1)
-            report(Progress("verify", member.offset + share, manifest.length))
+    verification = _Verification(store, stored, manifest)
+    with Crew() as crew:
+        for _ in range(jobs):
+            crew.start(lambda: verification.go_through(crew))
+        crew.wait(lambda: report(Progress("verify", verification.done.sum, manifest.length)))
+    verification.raise_first()
+
+
+class _Verification:
+    """All members of a dump, read by several threads."""
+
+    def __init__(self, store: ObjectStore, stored: ObjectInfo, manifest: Manifest) -> None:
+        self._read = partial(read_members, store, stored, manifest)
+        self._runs = deque(_runs(manifest.members))
+        self._lock = threading.Lock()
+        self._first: tuple[int, VerificationFailed] | None = None
+        self.done = Tally()
+        """Stored bytes, as good as their share of the raw ones tells."""
+
+    def go_through(self, crew: Crew) -> None:
+        """Verify one run of members after the other, as far as nothing is wrong before it."""
+        for run in taken_from(self._runs):
+            self._verify(run, crew)
+
+    def raise_first(self) -> None:
+        """Raise what was found, if anything: the first by its place, and not the first in time."""
+        if self._first:
+            raise self._first[1]
+
+    def _verify(self, run: list[Member], crew: Crew) -> None:
+        offset = run[0].offset
+        try:
+            for member, chunks in self._read(run):
+                raw_done = done = 0
+                for raw in chunks:
+                    crew.go_on()
+                    if self._first and self._first[0] < offset:
+                        return
+                    raw_done += len(raw)
+                    share = raw_done * member.length // max(member.raw_length, 1)
+                    self.done.add(share - done)
+                    done = share
+        except VerificationFailed as error:
+            with self._lock:
+                if not self._first or offset < self._first[0]:
+                    self._first = offset, error
 
 
 def read_members(
@@ -155,6 +203,18 @@ def _require_end(
         raise VerificationFailed("pg_dump's closing line is missing")
     if tables != member.tables:
         raise VerificationFailed("the rows of its tables are not those that were dumped")
+
+
+def _runs(members: Sequence[Member]) -> Iterator[list[Member]]:
+    """Members that lie side by side, enough of them to be worth a request."""
+    run: list[Member] = []
+    for member in members:
+        run.append(member)
+        if run[-1].offset + run[-1].length - run[0].offset >= _ENOUGH:
+            yield run
+            run = []
+    if run:
+        yield run
 
 
 def _side_by_side(members: Sequence[Member]) -> Iterator[list[Member]]:

@@ -82,6 +82,22 @@ def test_rows_go_to_their_tables(size: int) -> None:
     assert [table.rows for table in counter.take_tables()] == [2, 0, 2]
 
 
+@given(
+    st.lists(st.sampled_from([b"a", b"\\", b"\\N", b"\\.", b".", b"\t"]), max_size=30), st.data()
+)
+def test_the_end_of_rows_is_found_among_any_backslashes(
+    fields: list[bytes], data: st.DataObject
+) -> None:
+    # The reader looks for few backslashes in one way, and for many in another.
+    row = b"".join(fields) + b"x\n"
+    count = data.draw(st.sampled_from([0, 1, 2, 100, 1000]))
+    script = b"COPY a.b (c) FROM stdin;\n" + row * count + b"\\.\nSELECT 1;\n"
+    events = take_apart(script, data.draw(st.integers(1, len(script))))
+    assert b"".join(e.data for e in events if isinstance(e, CopyRows)) == row * count
+    assert sum(e.rows for e in events if isinstance(e, CopyRows)) == count
+    assert isinstance(events[-1], Statement)
+
+
 @given(st.lists(st.sampled_from(SIMPLE), max_size=8), st.lists(st.integers(1, 60), min_size=1))
 def test_chunks_make_no_difference(chosen: list[bytes], sizes: list[int]) -> None:
     script = b"\n".join(chosen) + b"\nCOPY a.b (c) FROM stdin;\nx\n\\.\n"

@@ -1,20 +1,24 @@
 """Verification finds whatever is wrong with the stored bytes, and nothing in good ones."""
 
 import random
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import pytest
 
+from backup_pipeline.engine import verify as verify_module
 from backup_pipeline.engine.backup import back_up
 from backup_pipeline.engine.catalog import read_catalog, read_evidence
 from backup_pipeline.engine.compression import MemberWriter
 from backup_pipeline.engine.documents import to_json
-from backup_pipeline.engine.model import Manifest, Member, Section, State
+from backup_pipeline.engine.model import Manifest, Member, Progress, Section, State, TableRows
 from backup_pipeline.engine.names import BackupName, Keys, Kind
 from backup_pipeline.engine.verify import verify
-from backup_pipeline.errors import NotFound, VerificationFailed
+from backup_pipeline.errors import NotFound, StoreUnreachable, VerificationFailed
 from backup_pipeline_tests.fakes import MemoryStore
 from backup_pipeline_tests.fakes_dump import FakePostgres, section_sql
 
@@ -27,6 +31,12 @@ DUMP, MANIFEST = KEYS.of(NAME, Kind.DUMP), KEYS.of(NAME, Kind.MANIFEST)
 @pytest.fixture
 def store() -> MemoryStore:
     return MemoryStore()
+
+
+@pytest.fixture
+def small_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests are so small that there are many of them."""
+    monkeypatch.setattr(verify_module, "_ENOUGH", 20_000)
 
 
 @pytest.fixture
@@ -133,6 +143,118 @@ def test_right_hashes_do_not_make_up_for_wrong_contents(
     forged = rewritten(manifest, store, {Section.DATA: text})
     store.put(MANIFEST, to_json(forged), overwrite=True)
     assert said in findings(store)[0]
+
+
+@pytest.mark.usefixtures("small_requests")
+def test_of_two_faults_the_first_by_its_place_is_named(manifest: Manifest) -> None:
+    class Slow(MemoryStore):
+        def read(
+            self, key: str, start: int = 0, length: int | None = None, *, etag: str | None = None
+        ) -> Iterator[bytes]:
+            if key == DUMP and start == 0:
+                time.sleep(0.3)
+            return super().read(key, start, length, etag=etag)
+
+    store = Slow()
+    forged = many_members(manifest, store, 100)
+    early, late = (forged.members[i] for i in (7, 99))
+    body = bytearray(store.objects[DUMP].body)
+    for member in (early, late):
+        body[member.offset + member.length // 2] ^= 1
+    store.put(DUMP, bytes(body), overwrite=True)
+    (found,) = verify(store, KEYS, NAME, jobs=2, clock=lambda: NOW).findings
+    assert f"member data at {early.offset}:" in found
+
+
+@pytest.mark.usefixtures("small_requests")
+@pytest.mark.parametrize("jobs", [1, 2, 4])
+def test_every_byte_is_read_once_and_small_members_share_a_request(
+    manifest: Manifest, jobs: int
+) -> None:
+    store = Counting()
+    many_members(manifest, store, 500)
+    size = len(store.objects[DUMP].body)
+    store.asked.clear()
+    assert verify(store, KEYS, NAME, jobs=jobs, clock=lambda: NOW).passed
+    ranges = sorted(start for key, start, _ in store.asked if key == DUMP)
+    lengths = {start: length or 0 for key, start, length in store.asked if key == DUMP}
+    assert sum(lengths.values()) == size
+    assert all(a + lengths[a] == b for a, b in pairwise(ranges))
+    assert len(ranges) <= size / 20_000 + 1
+
+
+@pytest.mark.usefixtures("small_requests")
+def test_trouble_of_the_store_ends_all_and_is_no_finding(
+    manifest: Manifest, store: MemoryStore
+) -> None:
+    class Failing(MemoryStore):
+        def read(
+            self, key: str, start: int = 0, length: int | None = None, *, etag: str | None = None
+        ) -> Iterator[bytes]:
+            for chunk in super().read(key, start, length, etag=etag):
+                if key == DUMP and start > 100_000:
+                    raise StoreUnreachable("the cable")
+                yield chunk
+
+    failing = Failing()
+    many_members(manifest, failing, 500)
+    with pytest.raises(StoreUnreachable, match="the cable"):
+        verify(failing, KEYS, NAME, jobs=3, clock=lambda: NOW)
+    assert read_evidence(failing, KEYS, NAME).entries == ()
+
+
+@pytest.mark.usefixtures("small_requests")
+def test_an_interruption_ends_it_at_once(manifest: Manifest, store: MemoryStore) -> None:
+    many_members(manifest, store, 500)
+
+    def interrupt(_: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        verify(store, KEYS, NAME, jobs=2, clock=lambda: NOW, report=interrupt)
+    assert not [thread for thread in threading.enumerate() if thread.name == "crew"]
+
+
+class Counting(MemoryStore):
+    """Takes down what was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, int, int | None]] = []
+
+    def read(
+        self, key: str, start: int = 0, length: int | None = None, *, etag: str | None = None
+    ) -> Iterator[bytes]:
+        self.asked.append((key, start, length))
+        return super().read(key, start, length, etag=etag)
+
+
+def many_members(manifest: Manifest, store: MemoryStore, count: int) -> Manifest:
+    """The backup with its data in so many members, each of somewhat more than a kilobyte."""
+    chance = random.Random(4)  # noqa: S311  # not a secret
+    rows = [chance.randbytes(1000).hex().encode() + b"\n" for _ in range(count)]
+    begin = b"COPY public.trades (id, price) FROM stdin;\n"
+    texts = [(section_sql(Section.PRE_DATA), Section.PRE_DATA)]
+    texts += [(begin + row + b"\\.\n", Section.DATA) for row in rows]
+    texts[-1] = (
+        section_sql(Section.DATA).replace(b"1\t2.50\n2\t2.75\n3\t2.60\n", rows[-1]),
+        Section.DATA,
+    )
+    texts += [(section_sql(Section.POST_DATA), Section.POST_DATA)]
+    texts.insert(0, (section_sql(Section.DROPS), Section.DROPS))
+    members: list[Member] = []
+    body = bytearray()
+    for raw, section in texts:
+        writer = MemberWriter()
+        stored = writer.compress(raw) + writer.finish()
+        tables = (TableRows("public", "trades", 1),) if section is Section.DATA else ()
+        members.append(Member(section, len(body), len(stored), len(raw), writer.sha256, tables))
+        body += stored
+    store.put(DUMP, bytes(body), overwrite=True)
+    store.put(KEYS.of(NAME, Kind.SCHEMA), b"PGDMP", overwrite=True)
+    made = replace(manifest, members=tuple(members))
+    store.put(MANIFEST, to_json(made), overwrite=True)
+    return made
 
 
 def test_members_in_another_order_are_found(store: MemoryStore, manifest: Manifest) -> None:
