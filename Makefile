@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 WORKERS ?= auto
 
-.PHONY: help demo dev test test-engine test-minio lint bench lock clean
+.PHONY: help demo dev test test-engine test-faults test-minio lint bench lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 20
@@ -32,6 +32,9 @@ test: $(READY)  ## every test, against real servers that the tests start themsel
 
 test-engine: $(READY)  ## the inner loop
 	$(BIN)/pytest --numprocesses $(WORKERS) backup_pipeline_tests/engine
+
+test-faults: $(READY)  ## every fault of docs/reliability.md, as often as it takes; half an hour
+	$(BIN)/python -m backup_pipeline_tests.faults -- --numprocesses $(WORKERS) --dist loadgroup
 
 test-minio: $(READY)  ## what needs a store, against MinIO built from source (needs Go)
 	scripts/test-minio

@@ -234,7 +234,7 @@ def test_a_fault_that_passes_while_reading_costs_a_retry_and_no_alarm(
     rule = faulty_s3.on("GetObject", fault, times=1, key_ends=Kind.DUMP)
     reading = faulty_store(read_timeout=0.5, max_attempts=ATTEMPTS)
     assert verify(reading, KEYS, backup, clock=now).passed
-    assert rule.met == 2
+    assert rule.met > 1
 
 
 @pytest.mark.parametrize("fault", READING.values(), ids=READING.keys())
@@ -265,7 +265,8 @@ def test_wrong_bytes_from_the_store_never_reach_a_database(
 ) -> None:
     before = databases(postgres18)
     # Verified whole, and then wrong when it is read to be loaded.
-    for skip in (0, 1):
+    for number in chance.times(2, 20):
+        skip = number % 2
         faulty_s3.heal()
         at = chance.random.randrange(100_000)
         faulty_s3.on("GetObject", flips(at), skip=skip, key_ends=Kind.DUMP)

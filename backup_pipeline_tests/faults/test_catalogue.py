@@ -1,0 +1,29 @@
+"""The page that promises what becomes of each fault names tests that there are."""
+
+from backup_pipeline_tests.faults.catalogue import TESTS, defined_tests, read_catalogue
+
+NOT_BUILT = {24}
+"""Encryption."""
+
+
+def test_every_fault_has_its_row() -> None:
+    assert [fault.number for fault in read_catalogue()] == list(range(1, 37))
+
+
+def test_every_row_names_tests_and_every_test_is_there() -> None:
+    missing = [
+        (fault.number, test)
+        for fault in read_catalogue()
+        for test in fault.tests or ((None,) if fault.is_built else ())
+        if not test or not is_defined(test)
+    ]
+    assert missing == []
+
+
+def test_what_is_not_built_is_said_and_nothing_else_is_left_out() -> None:
+    assert {fault.number for fault in read_catalogue() if not fault.is_built} == NOT_BUILT
+
+
+def is_defined(test: str) -> bool:
+    path, _, name = test.partition("::")
+    return (TESTS / path).is_file() and name in defined_tests(TESTS / path)
