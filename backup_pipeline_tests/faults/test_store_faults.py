@@ -65,8 +65,12 @@ SETTLED = {
     (FAULTS[fault], call)
     for fault in ("lost reply", "500 after all", "stall in the answer", "cut answer")
     for call in ("PutObject", "CompleteMultipartUpload")
+} | {
+    # The answer has no body that could be cut.
+    (FAULTS[fault], "UploadPart")
+    for fault in ("stall in the answer", "cut answer")
 }
-"""Where the store did as it was asked, and looking at the object tells."""
+"""Where the store did as it was asked, and its answer or a look at the object tells."""
 every_fault = pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
 
 
