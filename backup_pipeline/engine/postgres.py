@@ -104,6 +104,7 @@ class Server:
         refuses the login, and `PostgresFailed` for whatever it reports inside the block.
         """
         import psycopg
+        from psycopg import sql
 
         defaults = {"connect_timeout": _CONNECT_TIMEOUT, "application_name": "backup-pipeline"}
         given: dict[str, Any] = {**defaults, **self._explicit()}
@@ -115,6 +116,11 @@ class Server:
             try:
                 # Nobody's function or operator may stand in for one of pg_catalog's.
                 connection.execute("SET search_path = pg_catalog")
+                # Of the styles that an owner may set for a database, psycopg reads this one.
+                connection.execute("SET DateStyle = ISO")
+                # Names and rows are read and written as the database has them.
+                encoding = sql.Literal(_server_encoding(connection))
+                connection.execute(sql.SQL("SET client_encoding = {}").format(encoding))
                 yield connection
             except psycopg.Error as error:
                 raise PostgresFailed(f"{self.describe()}: {_one_line(error)}") from error
@@ -153,10 +159,15 @@ def environment_of(connection: "psycopg.Connection[TupleRow]") -> dict[str, str]
         "PGPORT": str(info.port),
         "PGUSER": info.user,
         "PGDATABASE": info.dbname,
+        "PGCLIENTENCODING": _server_encoding(connection),
     }
     if info.password:
         variables["PGPASSWORD"] = info.password
     return child_environment(variables)
+
+
+def _server_encoding(connection: "psycopg.Connection[TupleRow]") -> str:
+    return connection.info.parameter_status("server_encoding") or "UTF8"
 
 
 @dataclass(frozen=True, slots=True)
