@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -172,12 +173,12 @@ def _compare(console: "Console", settings: "Settings", restored: str) -> None:
     from backup_pipeline.engine.contents import differences, read_contents
 
     server = settings.server()
-    with (
-        _step(console, "Reading both databases again, to compare every row"),
-        server.connect() as one,
-        server.using(restored).connect() as other,
-    ):
-        source, copy = (read_contents(each, "UTF8") for each in (one, other))
+    with _step(console, "Reading both databases again, to compare every row"):
+        contents = []
+        for each in (server, server.using(restored)):
+            with replace(settings.source(), server=each).open_dump() as dump:
+                contents.append(read_contents(dump))
+    source, copy = contents
     table = Table("table", "rows", "restored", "", box=None, pad_edge=False)
     _align(table, {1, 2})
     tables = [{f"{t.schema}.{t.table}": t for t in contents.tables} for contents in (source, copy)]

@@ -17,7 +17,8 @@
     ├── PostgresUnreachable             5   no connection could be made
     │   └── PostgresDenied                  the server answered, and refused the login
     ├── PostgresFailed                  1   the server or one of its tools reported an error
-    │   └── ChildFailed                     pg_dump or another child ended badly
+    │   ├── ChildFailed                     pg_dump or another child ended badly
+    │   └── TableLocked                     somebody held a table for too long
     ├── StoreError                      6   the object store did not do as asked
     │   ├── StoreUnreachable                no answer, after every retry
     │   ├── StoreDenied                     credentials or policy
@@ -132,6 +133,12 @@ class PostgresFailed(BackupPipelineError):
 
 class ChildFailed(PostgresFailed):
     """A child process ended with another code than 0."""
+
+
+class TableLocked(PostgresFailed):
+    """Somebody held a table that has to be dumped for longer than a dump waits."""
+
+    default_hint = "Run it when nobody rewrites tables, or raise BACKUP_LOCK_TIMEOUT."
 
 
 class StoreError(BackupPipelineError):

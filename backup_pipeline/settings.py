@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from backup_pipeline.engine.model import RetentionPolicy
     from backup_pipeline.engine.names import BackupName, Keys
     from backup_pipeline.engine.postgres import Server
+    from backup_pipeline.engine.rate import RateLimit
     from backup_pipeline.engine.store import ObjectStore
 
 _PREFIX = "BACKUP_"
@@ -151,9 +152,11 @@ class Settings(BaseSettings):
     """Of the assets in Dagster: e-mail addresses, and teams as `team:data`."""
     compression_level: Annotated[int, Field(ge=0, le=3)] = 1
     digests: bool = True
-    """Whether a backup reads each table a second time, for the digests that a drill compares."""
+    """Whether a backup takes the digests of rows that a drill compares."""
     jobs: Annotated[int, Field(ge=1, le=64)] = Field(default_factory=_cores)
     """How much is done at once, where the server has connections for it."""
+    limit_rate: Annotated[float, Field(gt=0)] | None = None
+    """MB (1,000,000 bytes) a second to the store."""
     drill_dsn: SecretStr | None = None
     """The server on which drills restore; without it, the one that is backed up."""
     drill_schedule: Annotated[str, AfterValidator(_drill_schedule)] = "0 5 * * 0"
@@ -257,9 +260,13 @@ class Settings(BaseSettings):
         """The database as something that can be dumped."""
         from backup_pipeline.engine.dump import PostgresDumpSource
 
-        return PostgresDumpSource(
-            self.server(), self.clients_dirs(), self.lock_timeout, self.digests
-        )
+        return PostgresDumpSource(self.server(), self.clients_dirs(), self.lock_timeout, self.jobs)
+
+    def rate(self) -> "RateLimit":
+        """The limit on what is sent to the store."""
+        from backup_pipeline.engine.rate import RateLimit
+
+        return RateLimit(self.limit_rate * 1_000_000 if self.limit_rate else None)
 
     def store(self) -> "ObjectStore":
         """The bucket; nothing is sent yet."""

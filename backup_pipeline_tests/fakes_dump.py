@@ -2,18 +2,15 @@
 
 import io
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from backup_pipeline.engine.dump import Dump, DumpSource, DumpStream
-from backup_pipeline.engine.model import Contents, LargeObjects, Section, Source, TableContents
+from backup_pipeline.engine.dump import Dump, DumpSource, Schema, Stream
+from backup_pipeline.engine.model import Section, Source
+from backup_pipeline.engine.plan import Table
 from backup_pipeline.engine.postgres import Server
-
-if TYPE_CHECKING:
-    from backup_pipeline.engine.process import Reader
 
 _OPENING = b"--\n-- PostgreSQL database dump\n--\n\n"
 _CLOSING = b"--\n-- PostgreSQL database dump complete\n--\n\n"
@@ -24,9 +21,7 @@ _SQL = {
     Section.POST_DATA: b"CREATE INDEX trades_at ON public.trades (id);\n",
 }
 ROWS = 3
-TABLES: tuple[tuple[str, str], ...] = (("public", "trades"),)
-HELD: int | None = ROWS
-"""Rows of each table that a second reading finds; `None` where nothing is read twice."""
+TABLES: tuple[Table, ...] = (("public", "trades"),)
 
 
 def section_sql(section: Section) -> bytes:
@@ -40,26 +35,24 @@ class FakeDump:
 
     source: Source
     fail: Callable[[Section], None]
+    jobs: int = 1
     pg_dump_version: str = "18.7"
-    tables: Sequence[tuple[str, str]] = field(default_factory=lambda: TABLES)
+    tables: Sequence[Table] = field(default_factory=lambda: TABLES)
 
-    def reading_contents(self) -> AbstractContextManager[Callable[[], Contents | None]]:
-        """What the canned rows come to."""
-        if HELD is None or TABLES != (("public", "trades"),):
-            return nullcontext(lambda: None)
-        trades = TableContents("public", "trades", HELD, "1234")
-        return nullcontext(lambda: Contents((trades,), (), LargeObjects(0, "0")))
+    def schema(self) -> Schema:
+        """The canned sections; `fail` is asked before each."""
+        for section in (Section.DROPS, Section.PRE_DATA, Section.POST_DATA):
+            self.fail(section)
+        return Schema(
+            archive=b"PGDMP",  # nobody but pg_restore reads it
+            drops=section_sql(Section.DROPS),
+            pre_data=section_sql(Section.PRE_DATA),
+            post_data=section_sql(Section.POST_DATA),
+        )
 
-    def streams(self) -> Sequence[DumpStream]:
-        """Every section in its order; `fail` is asked in the middle of each."""
-        return [DumpStream(section, lambda s=section: self._open(s)) for section in Section]  # type: ignore[misc]  # a default argument binds the loop's variable
-
-    def schema_archive(self) -> bytes:
-        """Anything: nobody but pg_restore reads it."""
-        return b"PGDMP"
-
-    def _open(self, section: Section) -> "nullcontext[Reader]":
-        return nullcontext(_FailingReader(section, self.fail))
+    def data(self) -> Sequence[Stream]:
+        """One stream; `fail` is asked in the middle of it."""
+        return [lambda: nullcontext(_FailingReader(Section.DATA, self.fail))]
 
 
 class _FailingReader:
@@ -83,6 +76,7 @@ class FakePostgres:
 
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     fail: Callable[[Section], None] = field(default=lambda _: None)
+    jobs: int = 1
     dumps: int = 0
     """How many dumps were begun."""
 
@@ -125,4 +119,4 @@ class _FakeSource:
             snapshot_at=self.server.clock(),
             snapshot_lsn="0/15D68F8",
         )
-        yield FakeDump(source, self.server.fail)
+        yield FakeDump(source, self.server.fail, self.server.jobs)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 OURS = Path(sys.executable).with_name("backup-pipeline")
-DUMP_ALONE = (sys.executable, "-m", "benchmarks.dump_alone")
+DUMP_ALONE = (OURS, "backup", "--no-verify")
 RIVALS = (sys.executable, "-m", "benchmarks.rivals")
 RESTORED = "restored"
 

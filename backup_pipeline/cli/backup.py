@@ -37,6 +37,13 @@ def _now() -> datetime:
 )
 @_retention_days
 @_database
+@options.jobs
+@click.option(
+    "--limit-rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MB",
+    help="Send so many MB a second to the store at most, instead of BACKUP_LIMIT_RATE.",
+)
 @click.option("--no-prune", is_flag=True, help="Delete nothing.")
 @click.option(
     "--no-verify",
@@ -49,13 +56,17 @@ def backup(
     label: datetime | None,
     retention_days: int | None,
     database: str | None,
+    jobs: int | None,
+    limit_rate: float | None,
     no_prune: bool,
     no_verify: bool,
 ) -> None:
     """Back up now: dump, verify, prune, and tell people."""
     from backup_pipeline.settings import load_settings
 
-    settings = load_settings(retention_days=retention_days, database=database)
+    settings = load_settings(
+        retention_days=retention_days, database=database, jobs=jobs, limit_rate=limit_rate
+    )
     name = settings.name(_now(), label.date() if label else None)
     try:
         lines, document = (
@@ -124,6 +135,8 @@ def _made(output: Output, settings: "Settings", name: "BackupName", report: "Rep
         settings.keys(),
         name,
         compression_level=settings.compression_level,
+        digests=settings.digests,
+        rate=settings.rate(),
         clock=_now,
         report=report,
     )

@@ -78,6 +78,7 @@ def sync(
             source,
             server,
             target,
+            settings.clients_dirs(),
             replace=replace,
             disconnect=disconnect,
             wait=wait,

@@ -99,6 +99,8 @@ def _database_dump(database: Database) -> dg.AssetsDefinition:
                 keys,
                 name,
                 compression_level=settings.compression_level,
+                digests=settings.digests,
+                rate=settings.rate(),
                 clock=clock,
             )
         if wrong := outdated(manifest.pg_dump_version, settings.minimums):

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 from backup_pipeline.engine.catalog import read_evidence, record
 from backup_pipeline.engine.compression import inflate
 from backup_pipeline.engine.documents import to_json
+from backup_pipeline.engine.inventory import Inventory
 from backup_pipeline.engine.model import (
     Act,
     Contents,
@@ -27,7 +28,7 @@ from backup_pipeline.engine.model import (
     silent,
 )
 from backup_pipeline.engine.names import BackupName, Keys, Kind
-from backup_pipeline.engine.script import Inventory, Tail
+from backup_pipeline.engine.script import Tail
 from backup_pipeline.engine.store import ObjectInfo, ObjectStore
 from backup_pipeline.errors import NotFound, ObjectMissing, Refused, VerificationFailed
 from backup_pipeline.version import __version__

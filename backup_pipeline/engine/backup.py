@@ -3,36 +3,38 @@
 import contextlib
 import hashlib
 import uuid
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
+from threading import Lock
 
-from backup_pipeline.engine.compression import MemberWriter
+from backup_pipeline.engine.contents import together
+from backup_pipeline.engine.crew import Crew, taken_from
 from backup_pipeline.engine.documents import to_json
-from backup_pipeline.engine.dump import DumpSource, DumpStream, agreed
+from backup_pipeline.engine.dump import Dump, DumpSource
+from backup_pipeline.engine.inventory import Inventory
+from backup_pipeline.engine.members import Members
 from backup_pipeline.engine.model import (
+    Contents,
     Manifest,
     Member,
     Progress,
     Report,
     SchemaArchive,
     Section,
-    TableRows,
-    all_rows,
     silent,
 )
 from backup_pipeline.engine.names import BackupName, Keys, Kind
-from backup_pipeline.engine.script import Inventory, Tail
+from backup_pipeline.engine.rate import RateLimit
 from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.engine.upload import Upload
-from backup_pipeline.errors import PostgresFailed, StoreError
+from backup_pipeline.errors import StoreError
 from backup_pipeline.version import __version__
 
-_CHUNK = 1 << 20
-# A data member ends with a table once it holds so many bytes of SQL: all but tiny tables have one
-# to themselves, so that a restore of one table need not read the others.
-_ENOUGH = 1 << 16
-# Larger tables are cut between rows, so that several can read them side by side.
-_TOO_MUCH = 1 << 26
+# What SQL becomes is smaller than the tables on disk by about so much.
+_SMALLER = 4
 
 
 def back_up(
@@ -42,6 +44,8 @@ def back_up(
     name: BackupName,
     *,
     compression_level: int = 1,
+    digests: bool = True,
+    rate: RateLimit | None = None,
     clock: Callable[[], datetime],
     report: Report = silent,
 ) -> Manifest:
@@ -57,15 +61,18 @@ def back_up(
     backup_id = str(uuid.uuid4())
     with (
         source.open_dump() as dump,
-        Upload(store, keys.of(name, Kind.DUMP), {"backup-id": backup_id}) as upload,
+        Upload(
+            store,
+            keys.of(name, Kind.DUMP),
+            {"backup-id": backup_id},
+            lanes=dump.jobs if dump.jobs > 1 else 0,
+            expected=dump.source.database_size // _SMALLER,
+            rate=rate,
+        ) as upload,
     ):
-        archive = dump.schema_archive()
-        members = _Members(upload, compression_level)
-        inventory = Inventory(dump.source.encoding)
-        with dump.reading_contents() as contents:
-            for stream in dump.streams():
-                members.add(stream, inventory, report)
-            held = agreed(dump, all_rows(members.done), inventory.sequences, contents())
+        writing = _Writing(dump, upload, compression_level, digests=digests, report=report)
+        members, contents = writing.run()
+        archive = dump.schema().archive
         manifest = Manifest(
             version=1,
             id=backup_id,
@@ -73,8 +80,8 @@ def back_up(
             source=dump.source,
             started_at=started_at,
             finished_at=clock(),
-            members=tuple(members.done),
-            contents=held,
+            members=members,
+            contents=contents,
             schema_archive=SchemaArchive(len(archive), hashlib.sha256(archive).hexdigest()),
             pg_dump_version=dump.pg_dump_version,
             software_version=__version__,
@@ -83,71 +90,62 @@ def back_up(
     return manifest
 
 
-class _Members:
-    """The streams of a dump on their way into the members of the object."""
+class _Writing:
+    """A dump on its way into the object, as many streams of it at once as there are lanes."""
 
-    def __init__(self, upload: Upload, level: int) -> None:
-        self._upload = upload
-        self._level = level
-        self._gzip = MemberWriter(level)
-        self._offset = self._raw_offset = 0
-        self._continues: str | None = None
-        self.done: list[Member] = []
-
-    def add(self, stream: DumpStream, inventory: Inventory, report: Report) -> None:
-        """Write all of a stream, as one member or several; raises the errors of who made it."""
-        tail = Tail()
-        with stream.open() as reader:
-            while chunk := reader.read(_CHUNK):
-                tail.feed(chunk)
-                if stream.section is Section.DATA:
-                    self._add_data(chunk, inventory)
-                else:
-                    self._write(chunk)
-                report(Progress("dump", self._raw_offset + self._gzip.raw_length))
-        if stream.section is Section.DATA:
-            inventory.close()
-        if not tail.closed:
-            raise PostgresFailed(
-                f"pg_dump ended with 0, but its {stream.section} section lacks the closing line",
-                hint="Check that pg_dump is PostgreSQL's own and not a wrapper.",
-            )
-        self._end(stream.section, inventory.take_tables())
-
-    def _add_data(self, chunk: bytes, inventory: Inventory) -> None:
-        start = 0
-        for end in inventory.ends(chunk):
-            length = self._gzip.raw_length + end - start
-            enough = _TOO_MUCH if inventory.copying else _ENOUGH
-            if inventory.holds_rows and length >= enough:
-                self._write(chunk[start:end])
-                self._end(Section.DATA, inventory.take_tables(), inventory.copying)
-                start = end
-        self._write(chunk[start:])
-
-    def _write(self, raw: bytes) -> None:
-        self._upload.write(self._gzip.compress(raw))
-
-    def _end(
-        self, section: Section, tables: tuple[TableRows, ...], going_on: str | None = None
+    def __init__(
+        self, dump: Dump, upload: Upload, level: int, *, digests: bool, report: Report
     ) -> None:
-        gzip, self._gzip = self._gzip, MemberWriter(self._level)
-        continues, self._continues = self._continues, going_on
-        self._upload.write(gzip.finish())
-        self.done.append(
-            Member(
-                section=section,
-                offset=self._offset,
-                length=gzip.length,
-                raw_length=gzip.raw_length,
-                sha256=gzip.sha256,
-                tables=tables,
-                continues=continues,
-                unfinished=going_on is not None,
-            )
-        )
-        self._offset += gzip.length
-        self._raw_offset += gzip.raw_length
+        self._dump = dump
+        self._upload = upload
+        self._digests = digests
+        self._report = report
+        self._telling = Lock()
+        self._raw_length = 0
+        self._streams = deque(dump.data())
+        self._contents: list[Contents] = []
+        sinks = upload.lanes or (upload,)
+        self._members = [Members(sink, level, self._told) for sink in sinks]
+        self._behind = Members(upload, level, self._told)
+
+    def run(self) -> tuple[tuple[Member, ...], Contents]:
+        """Write everything; gives the members in their order, and what they hold."""
+        with Crew() as crew:
+            for number in range(len(self._members)):
+                crew.start(partial(self._work, crew, number))
+            crew.wait()
+        order = self._upload.end_lanes() or (0,)
+        self._behind.add_text(Section.POST_DATA, self._dump.schema().post_data)
+        in_order = [*(self._members[lane] for lane in order), self._behind]
+        return _one_after_the_other(in_order), together(self._dump, self._contents)
+
+    def _work(self, crew: Crew, number: int) -> None:
+        members = self._members[number]
+        with crew.stopping(self._upload.give_up):
+            if number == 0:
+                schema = self._dump.schema()
+                members.add_text(Section.DROPS, schema.drops)
+                members.add_text(Section.PRE_DATA, schema.pre_data)
+            for stream in taken_from(self._streams):
+                inventory = Inventory(self._dump.source.encoding, digests=self._digests)
+                members.add_data(stream, inventory)
+                self._contents.append(inventory.contents())
+            if self._upload.lanes:
+                self._upload.lanes[number].close()
+
+    def _told(self, length: int) -> None:
+        # One at a time: who is told need not know of threads.
+        with self._telling:
+            self._raw_length += length
+            self._report(Progress("dump", self._raw_length))
+
+
+def _one_after_the_other(parts: Iterable[Members]) -> tuple[Member, ...]:
+    offset, placed = 0, []
+    for part in parts:
+        placed += [replace(member, offset=offset + member.offset) for member in part.done]
+        offset += part.length
+    return tuple(placed)
 
 
 def _commit(

@@ -1,45 +1,54 @@
-"""What a database holds, read by SQL in a form in which two databases can be compared exactly."""
+"""What a database holds, as its dump tells it, in a form in which two databases can be compared."""
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
-from backup_pipeline.engine.model import Contents, LargeObjects, SequenceValue, TableContents
-from backup_pipeline.engine.script import decoded, encoded, quoted
-
-if TYPE_CHECKING:
-    import psycopg
-    from psycopg.rows import TupleRow
-
-    Connection = psycopg.Connection[TupleRow]
-
-_CHUNK = 64 << 20
-"""Bytes of a large object at a time; the server gives no more than 1 GB in one value."""
+from backup_pipeline.engine.crew import Crew, taken_from
+from backup_pipeline.engine.dump import Dump, read_stream
+from backup_pipeline.engine.inventory import Inventory
+from backup_pipeline.engine.model import Contents, Section, SequenceValue, TableContents
+from backup_pipeline.errors import PostgresFailed
 
 
-def read_tables(connection: "Connection", encoding: str) -> tuple[tuple[str, str], ...]:
-    """Schema and name of each table whose rows pg_dump dumps, less those of extensions.
+def read_contents(dump: Dump) -> Contents:
+    """What a snapshot holds, with digests, read in as many streams at once as the dump allows."""
+    streams, found = deque(dump.data()), list[Contents]()
 
-    `encoding` is the database's; names come as `script.decoded` has them.
+    def read() -> None:
+        for stream in taken_from(streams):
+            inventory = Inventory(dump.source.encoding, digests=True)
+            for chunk in read_stream(stream, Section.DATA):
+                inventory.feed(chunk)
+            inventory.close()
+            found.append(inventory.contents())
+
+    with Crew() as crew:
+        for _ in range(dump.jobs):
+            crew.start(read)
+        crew.wait()
+    return together(dump, found)
+
+
+def together(dump: Dump, streams: Iterable[Contents]) -> Contents:
+    """What the streams of a dump hold, less what comes with an extension.
+
+    Raises `PostgresFailed` where pg_dump left out a table.
     """
-    return _names(connection, "r", encoding)
-
-
-def read_contents(connection: "Connection", encoding: str) -> Contents:
-    """Read a whole database, each row once, in one snapshot where the caller has begun one.
-
-    The text form of values must not depend on the session, so its settings are pinned.
-    """
-    connection.execute(_PINNED)
+    parts = list(streams)
+    tables = {(each.schema, each.table): each for part in parts for each in part.tables}
+    for table in dump.tables:
+        if table not in tables:
+            raise PostgresFailed(
+                f"pg_dump wrote no rows of {'.'.join(table)}",
+                hint="Is a wrapper round pg_dump in the way?",
+            )
+    objects = [part.large_objects for part in parts if part.large_objects]
     return Contents(
-        tables=tuple(
-            _table(connection, schema, name, encoding)
-            for schema, name in read_tables(connection, encoding)
-        ),
-        sequences=tuple(
-            _sequence(connection, schema, name, encoding)
-            for schema, name in _names(connection, "S", encoding)
-        ),
-        large_objects=_large_objects(connection),
+        tables=tuple(tables[table] for table in sorted(dump.tables)),
+        sequences=tuple(sorted(value for part in parts for value in part.sequences)),
+        # Only one of the streams has them.
+        large_objects=max(objects, key=lambda each: each.count) if objects else None,
     )
 
 
@@ -94,82 +103,3 @@ def _difference(
 
 def _stands(sequence: Any) -> str:
     return f"{sequence.value}{'' if sequence.called else ' (not given out yet)'}"
-
-
-_PINNED = """
-    SELECT set_config(name, value, false) FROM (VALUES
-        ('DateStyle', 'ISO'), ('IntervalStyle', 'postgres'), ('TimeZone', 'UTC'),
-        ('extra_float_digits', '1'), ('bytea_output', 'hex'), ('row_security', 'off'),
-        ('lc_monetary', 'C')
-    ) AS pinned (name, value)
-"""
-# Names as bytes: in databases that are not in UTF-8 they must be those of pg_dump's text.
-_RELATIONS = """
-    SELECT convert_to(nspname::text, getdatabaseencoding()),
-           convert_to(relname::text, getdatabaseencoding())
-    FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
-    WHERE relkind = %s AND relpersistence <> 't'
-      AND nspname NOT IN ('pg_catalog', 'information_schema') AND nspname !~ '^pg_toast'
-      AND NOT EXISTS (
-          SELECT FROM pg_depend
-          WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e')
-"""
-
-
-def _names(connection: "Connection", kind: str, encoding: str) -> tuple[tuple[str, str], ...]:
-    rows = connection.execute(_RELATIONS, (kind,)).fetchall()
-    return tuple(
-        sorted((decoded(schema, encoding), decoded(name, encoding)) for schema, name in rows)
-    )
-
-
-def _relation(schema: str, name: str, encoding: str) -> bytes:
-    return b".".join(quoted(encoded(part, encoding)) for part in (schema, name))
-
-
-def _table(connection: "Connection", schema: str, name: str, encoding: str) -> TableContents:
-    # A sum of 64-bit hashes: the order of rows does not matter, and equal rows still count.
-    # Hash partitioning relies on these hashes, so they are the same in every version.
-    # `record_out` and not a cast to text, because anybody can define a cast of his own row type.
-    count, digest = _row(
-        connection,
-        b"SELECT count(*), coalesce(sum(hashtextextended(textin(record_out(row_.*)), 0)), 0)::text"
-        b" FROM ONLY " + _relation(schema, name, encoding) + b" AS row_",
-    )
-    return TableContents(schema, name, count, digest)
-
-
-def _sequence(connection: "Connection", schema: str, name: str, encoding: str) -> SequenceValue:
-    relation = _relation(schema, name, encoding)
-    value, called = _row(connection, b"SELECT last_value, is_called FROM " + relation)
-    return SequenceValue(schema, name, value, called)
-
-
-_LARGE_OBJECTS = """
-    SELECT count(*), coalesce(sum(hashtextextended(
-               oid::text || ' ' || %(at)s || ' ' || md5(lo_get(oid, %(at)s, %(chunk)s)), 0)), 0),
-           array_agg(oid::bigint) FILTER (
-               WHERE length(lo_get(oid, %(at)s, %(chunk)s)) = %(chunk)s)
-    FROM pg_largeobject_metadata
-    WHERE %(oids)s::bigint[] IS NULL OR oid::bigint = ANY(%(oids)s)
-"""
-
-
-def _large_objects(connection: "Connection") -> LargeObjects:
-    """Chunk by chunk of all of them, as far as they are long enough to have another one."""
-    total, digest, at = None, 0, 0
-    longer: list[int] | None = None
-    while total is None or longer:
-        found = {"at": at, "chunk": _CHUNK, "oids": longer}
-        row = connection.execute(_LARGE_OBJECTS, found).fetchone()
-        assert row is not None
-        total, longer = row[0] if total is None else total, row[2]
-        digest += int(row[1])
-        at += _CHUNK
-    return LargeObjects(total, str(digest))
-
-
-def _row(connection: "Connection", query: bytes) -> "TupleRow":
-    row = connection.execute(query).fetchone()
-    assert row is not None
-    return row

@@ -7,13 +7,16 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
+from backup_pipeline.engine.process import end_children
+
 if TYPE_CHECKING:
     from collections import deque
 
 Piece = TypeVar("Piece")
 
 _TICK = 0.2
-_PATIENCE = 3.0
+# A child is given 3 s until it is killed.
+_PATIENCE = 5.0
 
 
 class Stopped(Exception):
@@ -23,7 +26,8 @@ class Stopped(Exception):
 class Crew:
     """Threads that do one thing together: the first error of any of them stops the others.
 
-    However the block is left, the threads have ended, or have been told to for 3 s.
+    However the block is left, the threads have ended, or have been told to for 5 s; the child
+    processes that they read from are told, too.
     They are daemons, so that a server which answers nothing keeps no process from ending.
     The thread that has the crew never waits for longer than a moment at a time: a signal that
     comes just before a system call which blocks is handled only after it.
@@ -96,8 +100,10 @@ class Crew:
 
     def _run(self, work: Callable[[], object]) -> None:
         error = None
+        ident = threading.get_ident()
         try:
-            work()
+            with self.stopping(lambda: end_children(ident)):
+                work()
         except BaseException as failure:  # noqa: BLE001 - whoever waits for the crew raises it
             error = failure
         with self._changed:

@@ -14,7 +14,7 @@ from psycopg import Error, sql
 
 from backup_pipeline.engine.catalog import read_manifest, record
 from backup_pipeline.engine.contents import differences, read_contents
-from backup_pipeline.engine.dump import schema_of
+from backup_pipeline.engine.dump import Dump, PostgresDumpSource
 from backup_pipeline.engine.model import (
     Act,
     EvidenceEntry,
@@ -26,7 +26,7 @@ from backup_pipeline.engine.model import (
     silent,
 )
 from backup_pipeline.engine.names import BackupName, Keys, Kind
-from backup_pipeline.engine.postgres import Clients, Server, choose_clients, find_clients
+from backup_pipeline.engine.postgres import Server, choose_clients, find_clients
 from backup_pipeline.engine.preflight import require_suitable
 from backup_pipeline.engine.restore import load
 from backup_pipeline.engine.store import ObjectInfo, ObjectStore
@@ -80,13 +80,15 @@ def drill(
     bin_dirs: Sequence[Path],
     *,
     invariants: Sequence[Invariant] = (),
+    jobs: int = 1,
     clock: Callable[[], datetime],
     report: Report = silent,
 ) -> DrillResult:
     """Restore a backup into a scratch database of `server`, compare, drop it, and record evidence.
 
-    Compared are the rows of each table and their digests, sequences, large objects, and the text
-    of the schema, with what the manifest and the dump say of the snapshot; then the invariants.
+    The copy is dumped as the source was: rows of each table and their digests, sequences and large
+    objects are compared with the manifest's, and the text of the schema with the stored one; then
+    the invariants are asked.
     A backup that is not equal is no error here: `entry.passed` says so, and its findings where.
     What stands in the way on the server's side is an error, and no evidence.
 
@@ -96,7 +98,7 @@ def drill(
     started_at = clock()
     manifest = read_manifest(store, keys, name)
     etag = _etag(store, keys.of(name, Kind.DUMP))
-    drilling = _Drill(store, keys, manifest, server, bin_dirs, invariants, clock, report)
+    drilling = _Drill(store, keys, manifest, server, bin_dirs, invariants, clock, report, jobs)
     try:
         findings = drilling.run()
     except VerificationFailed as error:
@@ -139,6 +141,7 @@ class _Drill:
     invariants: Sequence[Invariant]
     clock: Callable[[], datetime]
     report: Report
+    jobs: int
 
     def __post_init__(self) -> None:
         self.verified_at: datetime | None = None
@@ -151,8 +154,9 @@ class _Drill:
         source = self.manifest.source
         with self.server.using(maintenance(source.database)).connect() as admin:
             require_suitable(admin, source)
-            clients = self._clients(admin.info.server_version)
-            stored = require_whole(self.store, self.keys, self.manifest, 2, self.report)
+            # Before anything is loaded: what is loaded will have to be dumped.
+            choose_clients(find_clients(self.bin_dirs), admin.info.server_version)
+            stored = require_whole(self.store, self.keys, self.manifest, self.jobs, self.report)
             self.verified_at = self.clock()
             remove_leftovers(admin)
             with new_database(admin, source, source.database) as scratch:
@@ -163,45 +167,40 @@ class _Drill:
                     raise _blame(error) from error
                 self.loaded_at = self.clock()
                 self.report(Progress("compare", 0, 1))
+                copy = PostgresDumpSource(target, self.bin_dirs, jobs=self.jobs)
+                with copy.open_dump() as dump:
+                    findings = [*self._differences(dump, stored, admin.info.server_version)]
                 with target.connect() as connection:
-                    return [
-                        *self._differences(connection, stored, clients),
-                        *self._broken_invariants(connection),
-                    ]
+                    return [*findings, *self._broken_invariants(connection)]
 
-    def _clients(self, server_version: int) -> Clients | None:
-        """What can write the schema as it was written; raises `ClientTooOld`."""
-        if self.manifest.adopted:
-            self.not_compared.append("the schema's text, because the dump is not divided")
-            return None
-        source, dumped_with = self.manifest.source, int(self.manifest.pg_dump_version.split(".")[0])
-        if server_version // 10000 != source.server_version_num // 10000:
-            self.not_compared.append(
-                f"the schema's text, because PostgreSQL {server_version // 10000} words it "
-                f"otherwise than {source.server_version}"
-            )
-            return None
-        return choose_clients(find_clients(self.bin_dirs), dumped_with * 10000)
-
-    def _differences(
-        self,
-        connection: "psycopg.Connection[TupleRow]",
-        stored: ObjectInfo,
-        clients: Clients | None,
-    ) -> Iterator[str]:
+    def _differences(self, dump: Dump, stored: ObjectInfo, server_version: int) -> Iterator[str]:
         contents = self.manifest.contents
         if contents.large_objects is None:
             self.not_compared.append("values, because the backup was made without digests")
-        yield from differences(contents, read_contents(connection, self.manifest.source.encoding))
-        if clients:
-            members = [
-                member
-                for member in self.manifest.members
-                if member.section in (Section.PRE_DATA, Section.POST_DATA)
-            ]
-            read = read_members(self.store, stored, self.manifest, members)
-            expected = b"".join(b"".join(chunks) for _, chunks in read)
-            yield from _schema_differences(expected, schema_of(connection, clients))
+        yield from differences(contents, read_contents(dump))
+        if why := self._incomparable(dump.pg_dump_version, server_version):
+            self.not_compared.append(f"the schema's text, because {why}")
+            return
+        members = [
+            member
+            for member in self.manifest.members
+            if member.section in (Section.PRE_DATA, Section.POST_DATA)
+        ]
+        read = read_members(self.store, stored, self.manifest, members)
+        expected = b"".join(b"".join(chunks) for _, chunks in read)
+        schema = dump.schema()
+        yield from _schema_differences(expected, schema.pre_data + schema.post_data)
+
+    def _incomparable(self, pg_dump_version: str, server_version: int) -> str | None:
+        source, dumped_with = self.manifest.source, self.manifest.pg_dump_version
+        if self.manifest.adopted:
+            return "the dump is not divided"
+        if server_version // 10000 != source.server_version_num // 10000:
+            major = server_version // 10000
+            return f"PostgreSQL {major} words it otherwise than {source.server_version}"
+        if pg_dump_version.split(".")[0] != dumped_with.split(".")[0]:
+            return f"pg_dump {pg_dump_version} words it otherwise than {dumped_with}"
+        return None
 
     def _broken_invariants(self, connection: "psycopg.Connection[TupleRow]") -> Iterator[str]:
         for invariant in self.invariants:

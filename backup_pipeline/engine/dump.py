@@ -7,22 +7,13 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import UTC
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from threading import Lock
+from typing import TYPE_CHECKING, Protocol
 
-from backup_pipeline.engine.beside import beside
-from backup_pipeline.engine.contents import read_contents, read_tables
-from backup_pipeline.engine.model import (
-    Contents,
-    Extension,
-    Section,
-    SequenceValue,
-    Source,
-    TableContents,
-    TableRows,
-)
+from backup_pipeline.engine.model import Section, Source
+from backup_pipeline.engine.plan import Table, plan
 from backup_pipeline.engine.postgres import (
     Clients,
     Server,
@@ -30,27 +21,40 @@ from backup_pipeline.engine.postgres import (
     environment_of,
     find_clients,
 )
-from backup_pipeline.engine.process import Reader, output, reading
-from backup_pipeline.engine.script import CLOSING_LINE
+from backup_pipeline.engine.process import Reader, child_environment, output, reading
+from backup_pipeline.engine.relations import lock_relations
+from backup_pipeline.engine.script import CLOSING_LINE, Tail, encoded, quoted
+from backup_pipeline.engine.source import free_connections, read_source, value
 from backup_pipeline.errors import BackupRunning, PostgresFailed
 
 if TYPE_CHECKING:
     import psycopg
     from psycopg.rows import TupleRow
 
+    Connection = psycopg.Connection[TupleRow]
+
 # The first half of the lock's key; a number that nobody else would hit upon.
 _LOCK = 0x6261636B
 
+_CHUNK = 1 << 20
 _PLAIN = ("--no-owner", "--no-privileges")
 _CLEAN = ("--clean", "--if-exists")
 
 
-@dataclass(frozen=True, slots=True)
-class DumpStream:
-    """One member's worth of SQL, not read yet."""
+Stream = Callable[[], AbstractContextManager[Reader]]
+"""Some SQL that is not read yet."""
 
-    section: Section
-    open: Callable[[], AbstractContextManager[Reader]]
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """All of a database that is not data: as SQL in three pieces, and as an archive."""
+
+    archive: bytes
+    """For pg_restore, in pg_dump's custom format."""
+    drops: bytes
+    """What has to be dropped of post-data before pre-data drops its own."""
+    pre_data: bytes
+    post_data: bytes
 
 
 class Dump(Protocol):
@@ -58,20 +62,39 @@ class Dump(Protocol):
 
     source: Source
     pg_dump_version: str
-    tables: Sequence[tuple[str, str]]
-    """Schema and name of each table whose rows have to be in the data."""
+    tables: Sequence[Table]
+    """Each table whose rows have to be in the data."""
+    jobs: int
+    """How many streams may be read at once."""
 
-    def reading_contents(self) -> AbstractContextManager[Callable[[], Contents | None]]:
-        """Read what the snapshot holds while the block lasts, and give it to who calls.
+    def schema(self) -> Schema:
+        """Read when it is first asked for; any thread may ask."""
 
-        It is `None` where that was not asked for.
-        """
+    def data(self) -> Sequence[Stream]:
+        """The data in streams that can be read at the same time, the largest first."""
 
-    def streams(self) -> Sequence[DumpStream]:
-        """The members in the order in which they must stand in the object."""
 
-    def schema_archive(self) -> bytes:
-        """The schema of the same snapshot as an archive for pg_restore."""
+def read_stream(stream: Stream, section: Section) -> Iterator[bytes]:
+    """The SQL of a stream, piece by piece.
+
+    Raises `PostgresFailed` where pg_dump ended well and has not closed its text, and the errors
+    of the child.
+    """
+    tail = Tail()
+    with stream() as reader:
+        while chunk := reader.read(_CHUNK):
+            tail.feed(chunk)
+            yield chunk
+    if not tail.closed:
+        raise PostgresFailed(
+            f"pg_dump ended with 0, but its {section} section lacks the closing line",
+            hint="Check that pg_dump is PostgreSQL's own and not a wrapper.",
+        )
+
+
+def in_memory(text: bytes) -> Stream:
+    """A stream of what is known already."""
+    return lambda: nullcontext(io.BytesIO(text))
 
 
 class DumpSource(Protocol):
@@ -79,35 +102,6 @@ class DumpSource(Protocol):
 
     def open_dump(self) -> AbstractContextManager[Dump]:
         """Take a snapshot and hold it until the block is left."""
-
-
-def agreed(
-    dump: Dump,
-    written: Iterable[TableRows],
-    sequences: Iterable[SequenceValue],
-    read: Contents | None,
-) -> Contents:
-    """What the database holds, as pg_dump has `written` it and as it was `read` beside.
-
-    Raises `PostgresFailed` where pg_dump left out a table or rows of one.
-    """
-    rows_written = {(table.schema, table.table): table.rows for table in written}
-    by_name = {(table.schema, table.table): table for table in (read.tables if read else ())}
-    tables = []
-    for schema, table in sorted(dump.tables):
-        rows, digested = rows_written.get((schema, table)), by_name.get((schema, table))
-        if rows is None or (digested and digested.rows != rows):
-            raise PostgresFailed(
-                f"pg_dump wrote {'no' if rows is None else rows} rows of {schema}.{table}"
-                + (f" where the snapshot holds {digested.rows}" if digested else ""),
-                hint="Is row-level security or a wrapper round pg_dump in the way?",
-            )
-        tables.append(digested or TableContents(schema, table, rows))
-    return Contents(
-        tables=tuple(tables),
-        sequences=tuple(sorted(sequences)),
-        large_objects=read.large_objects if read else None,
-    )
 
 
 @dataclass(frozen=True)
@@ -118,8 +112,8 @@ class PostgresDumpSource:
     bin_dirs: Sequence[Path]
     lock_timeout: float = 300.0
     """Seconds to wait for somebody's lock on a table before giving up."""
-    digests: bool = True
-    """Whether each table is read a second time, by SQL, for a digest of its rows."""
+    jobs: int = 1
+    """How many pg_dumps are meant to read at once, where the server has connections for them."""
 
     @contextmanager
     def open_dump(self) -> "Iterator[PostgresDump]":
@@ -137,13 +131,10 @@ class PostgresDumpSource:
             connection.execute("SET statement_timeout = 0")
             _wait_for_turn(connection, self.lock_timeout)
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            snapshot = _value(connection, "SELECT pg_export_snapshot()")
-            yield PostgresDump(
-                connection, snapshot, clients, self.lock_timeout, digests=self.digests
-            )
+            yield PostgresDump(connection, clients, self.lock_timeout, self.jobs)
 
 
-def _wait_for_turn(connection: "psycopg.Connection[TupleRow]", timeout: float) -> None:
+def _wait_for_turn(connection: "Connection", timeout: float) -> None:
     """Take the advisory lock that is this software's in each database; the session holds it."""
     from psycopg import errors
 
@@ -169,18 +160,12 @@ class PostgresDump:
     """
 
     def __init__(
-        self,
-        connection: "psycopg.Connection[TupleRow]",
-        snapshot: str,
-        clients: Clients,
-        lock_timeout: float,
-        *,
-        digests: bool,
+        self, connection: "Connection", clients: Clients, lock_timeout: float, jobs: int
     ) -> None:
         self._connection = connection
-        self._digests = digests
         self._clients = clients
         self._env = environment_of(connection)
+        snapshot = value(connection, "SELECT pg_export_snapshot()")
         self._options = (
             f"--snapshot={snapshot}",
             f"--lock-wait-timeout={int(lock_timeout * 1000)}",
@@ -189,47 +174,74 @@ class PostgresDump:
         )
         self.pg_dump_version = clients.version
         self.source = read_source(connection)
-        self.tables: Sequence[tuple[str, str]] = read_tables(connection, self.source.encoding)
+        self._relations = lock_relations(connection, self.source.encoding, lock_timeout)
+        self.tables: Sequence[Table] = sorted(self._relations)
+        # The schema is read at the same time.
+        self.jobs = max(1, min(jobs, free_connections(connection) - 1))
+        self._reading_schema = Lock()
+        self._schema: Schema | None = None
 
-    @contextmanager
-    def reading_contents(self) -> Iterator[Callable[[], Contents | None]]:
-        """Read the snapshot in the connection that holds it, which idles while pg_dump works."""
-        if not self._digests:
-            yield lambda: None
-            return
-        read = partial(read_contents, self._connection, self.source.encoding)
-        with beside(read, stop=self._connection.cancel) as contents:
-            yield contents
+    def schema(self) -> Schema:
+        """One pg_dump reads the archive, and pg_restore writes the SQL from that, as pg_dump would.
 
-    def streams(self) -> Sequence[DumpStream]:
-        """The drops of post-data, pre-data, data (large objects included), post-data."""
-        post_data = output(self._pg_dump("--section=post-data"), self._env)
-        cleaning = output(self._pg_dump("--section=post-data", *_CLEAN), self._env)
-        drops = drops_of(cleaning, post_data)
-        return (
-            DumpStream(Section.DROPS, partial(_in_memory, drops)),
-            DumpStream(Section.PRE_DATA, self._child("--section=pre-data", *_CLEAN)),
-            DumpStream(Section.DATA, self._child("--section=data", *_CLEAN)),
-            DumpStream(Section.POST_DATA, partial(_in_memory, post_data)),
+        Reading the catalog of a database with many tables takes longer than anything else.
+        """
+        with self._reading_schema:
+            if self._schema is None:
+                self._schema = self._read_schema()
+            return self._schema
+
+    def data(self) -> Sequence[Stream]:
+        """The groups of the plan, and everything that is in none of them."""
+        groups = plan({table: each.size for table, each in self._relations.items()}, self.jobs)
+        large = [table for group in groups for table in group]
+        streams = [(self._size(group), self._group(group)) for group in groups]
+        rest = [self._pattern("--exclude-table-data=", table) for table in large]
+        # Large objects belong to the section of the data.
+        streams.append((self._size({*self.tables} - {*large}), self._child(*_CLEAN, *rest)))
+        streams.sort(key=lambda stream: -stream[0])
+        return [stream for _, stream in streams]
+
+    def _read_schema(self) -> Schema:
+        sections = ("--section=pre-data", "--section=post-data")
+        archive = output(self._pg_dump("--format=custom", *sections), self._env)
+        post_data = self._script(archive, "--section=post-data")
+        cleaning = self._script(archive, "--section=post-data", *_CLEAN)
+        return Schema(
+            archive=archive,
+            drops=drops_of(cleaning, post_data),
+            pre_data=self._script(archive, "--section=pre-data", *_CLEAN),
+            post_data=post_data,
         )
 
-    def schema_archive(self) -> bytes:
-        """The schema alone, in pg_dump's custom format."""
-        return output(self._pg_dump("--format=custom", "--schema-only"), self._env)
+    def _script(self, archive: bytes, *options: str) -> bytes:
+        pg_restore = (self._clients.tool("pg_restore"), "--file=-", *_PLAIN)
+        return output([*pg_restore, *options], child_environment({}), given=archive)
 
-    def _child(self, *options: str) -> Callable[[], AbstractContextManager[Reader]]:
-        return partial(reading, self._pg_dump(*options), self._env)
+    def _group(self, group: Iterable[Table]) -> Stream:
+        """A pg_dump of these tables' rows, and not of where their sequences stand."""
+        return self._child(
+            *(self._pattern("--table=", table) for table in group),
+            *(
+                self._pattern("--exclude-table-data=", sequence)
+                for table in group
+                for sequence in self._relations[table].sequences
+            ),
+        )
 
-    def _pg_dump(self, *options: str) -> list[str | Path]:
+    def _size(self, tables: Iterable[Table]) -> int:
+        return sum(self._relations[table].size for table in tables)
+
+    def _pattern(self, option: str, name: Table) -> bytes:
+        """Double quotes make a pattern literal (manual, psql, "Patterns")."""
+        encoding = self.source.encoding
+        return option.encode() + b".".join(quoted(encoded(part, encoding)) for part in name)
+
+    def _child(self, *options: str | bytes) -> Stream:
+        return partial(reading, self._pg_dump("--section=data", *options), self._env)
+
+    def _pg_dump(self, *options: str | bytes) -> list[str | bytes | Path]:
         return [self._clients.tool("pg_dump"), *self._options, *options]
-
-
-def schema_of(connection: "psycopg.Connection[TupleRow]", clients: Clients) -> bytes:
-    """The schema of a database as `PRE_DATA` and `POST_DATA` of a backup of it would have it."""
-    env = environment_of(connection)
-    pg_dump: tuple[str | Path, ...] = (clients.tool("pg_dump"), "--no-password", *_PLAIN)
-    pre_data = output([*pg_dump, "--section=pre-data", *_CLEAN], env)
-    return pre_data + output([*pg_dump, "--section=post-data"], env)
 
 
 def drops_of(cleaning: bytes, plain: bytes) -> bytes:
@@ -265,66 +277,3 @@ def _split(text: bytes) -> tuple[list[bytes], list[bytes]]:
 def _differ(one: bytes, other: bytes) -> bool:
     guards = (b"\\restrict ", b"\\unrestrict ")
     return one != other and not (one.startswith(guards) and other.startswith(guards))
-
-
-def read_source(connection: "psycopg.Connection[TupleRow]") -> Source:
-    """What the server says of the database, inside the transaction of the snapshot."""
-    version_num = connection.info.server_version
-    row = connection.execute(_SOURCE).fetchone()
-    assert row is not None
-    provider, locale = _locale(connection, version_num)
-    lsn = "pg_last_wal_replay_lsn()" if row[6] else "pg_current_wal_lsn()"
-    extensions = connection.execute(
-        "SELECT extname, extversion FROM pg_extension ORDER BY extname"
-    ).fetchall()
-    return Source(
-        database=row[0],
-        database_size=row[1],
-        server_version=row[2],
-        server_version_num=version_num,
-        encoding=row[3],
-        locale_provider=provider,
-        collate=row[4],
-        ctype=row[5],
-        locale=locale,
-        extensions=tuple(Extension(name, version) for name, version in extensions),
-        snapshot_at=row[7].astimezone(UTC),
-        snapshot_lsn=_value(connection, f"SELECT {lsn}::text"),  # one of two constants
-        roles=tuple(row[0] for row in connection.execute(_ROLES).fetchall()),
-    )
-
-
-_SOURCE = """
-    SELECT datname, pg_database_size(oid), current_setting('server_version'),
-           pg_encoding_to_char(encoding), datcollate, datctype, pg_is_in_recovery(),
-           transaction_timestamp()
-    FROM pg_database WHERE datname = current_database()
-"""
-# PUBLIC is none of pg_roles.  The dump has no owners and no privileges, which would name others.
-_ROLES = """
-    SELECT rolname FROM pg_roles
-    WHERE oid IN (SELECT unnest(polroles) FROM pg_policy UNION SELECT umuser FROM pg_user_mappings)
-    ORDER BY rolname
-"""
-_PROVIDERS = {"c": "libc", "i": "icu", "b": "builtin"}
-
-
-def _locale(connection: "psycopg.Connection[TupleRow]", version_num: int) -> tuple[Any, str | None]:
-    if version_num < 150000:  # until PostgreSQL 14 a database's locale was always libc's
-        return "libc", None
-    column = "datlocale" if version_num >= 170000 else "daticulocale"
-    row = connection.execute(
-        f"SELECT datlocprovider, {column} FROM pg_database WHERE datname = current_database()"  # noqa: S608  # one of two constants
-    ).fetchone()
-    assert row is not None
-    return _PROVIDERS[row[0]], row[1]
-
-
-def _value(connection: "psycopg.Connection[TupleRow]", query: str) -> str:
-    row = connection.execute(query).fetchone()
-    assert row is not None
-    return str(row[0])
-
-
-def _in_memory(text: bytes) -> AbstractContextManager[Reader]:
-    return nullcontext(io.BytesIO(text))

@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import threading
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,10 @@ _STDERR_KEPT = 8192
 _GRACE = 3.0
 _TICK_MS = 200
 _PRIVATE = ("AWS_", "BACKUP_", "PG")
+
+
+# Which children each thread is reading from.
+_children: dict[int, list["ChildReader"]] = defaultdict(list)
 
 
 class Reader(Protocol):
@@ -58,6 +63,12 @@ class ChildReader:
             self._settle()
         return data
 
+    def end(self) -> None:
+        """Ask the child's group to end, so that whoever reads from it meets the end."""
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGTERM)
+
     def _settle(self) -> None:
         code = _wait(self._process)
         self._drain.join(_GRACE)
@@ -78,8 +89,12 @@ class ChildReader:
 
 
 @contextmanager
-def reading(argv: Sequence[str | Path], env: Mapping[str, str]) -> Iterator[ChildReader]:
-    """Run a command in a session of its own and read its output.
+def reading(
+    argv: Sequence[str | bytes | Path], env: Mapping[str, str], given: bytes | None = None
+) -> Iterator[ChildReader]:
+    """Run a command in a session of its own, and read its output in the current thread.
+
+    `given` is what the command reads from its input, by default nothing.
 
     However the block is left, the whole process group has been ended (SIGTERM, 3 s of grace,
     SIGKILL) and waited for.
@@ -87,12 +102,12 @@ def reading(argv: Sequence[str | Path], env: Mapping[str, str]) -> Iterator[Chil
     Raises `ChildFailed` where the command can't be started, and from the reader where it ended
     with another code than 0.
     """
-    program = Path(argv[0]).name
+    program = Path(os.fsdecode(argv[0])).name
     try:
         process = subprocess.Popen(
             argv,
             env=dict(env),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if given is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
@@ -103,18 +118,36 @@ def reading(argv: Sequence[str | Path], env: Mapping[str, str]) -> Iterator[Chil
         try:
             assert process.stdout is not None
             _widen(process.stdout)
-            yield ChildReader(process, program)
+            if given is not None:
+                # The thread closes its pipe itself, so that nobody does while it writes.
+                stdin, process.stdin = process.stdin, None
+                threading.Thread(target=_give, args=(stdin, given), daemon=True).start()
+            reader = ChildReader(process, program)
+            ours = _children[threading.get_ident()]
+            ours.append(reader)
+            try:
+                yield reader
+            finally:
+                ours.remove(reader)
         finally:
             _end_group(process)
 
 
-def output(argv: Sequence[str | Path], env: Mapping[str, str]) -> bytes:
+def output(
+    argv: Sequence[str | bytes | Path], env: Mapping[str, str], given: bytes | None = None
+) -> bytes:
     """All that a command writes to its standard output; raises `ChildFailed` unless it ends with 0.
 
-    For outputs that are known to be small.
+    For outputs that are known to be small; `given` is what the command reads from its input.
     """
-    with reading(argv, env) as child:
+    with reading(argv, env, given) as child:
         return b"".join(iter(lambda: child.read(_PIPE_SIZE), b""))
+
+
+def end_children(thread: int | None) -> None:
+    """Ask the children that a thread, by its ident, is reading from to end."""
+    for reader in list(_children.get(thread or 0, ())):
+        reader.end()
 
 
 def child_environment(variables: Mapping[str, str]) -> dict[str, str]:
@@ -130,6 +163,12 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             return process.wait(_TICK_MS / 1000)
+
+
+def _give(stdin: IO[bytes], given: bytes) -> None:
+    # A child need not read all of it: what it thinks of that is in its exit code.
+    with contextlib.suppress(BrokenPipeError), stdin:
+        stdin.write(given)
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

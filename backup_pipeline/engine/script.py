@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from backup_pipeline.engine.model import SequenceValue, TableRows
 from backup_pipeline.errors import VerificationFailed
 
 CLOSING_LINE = b"-- PostgreSQL database dump complete"
@@ -43,8 +42,6 @@ class CopyRows:
     """Some of a table's rows in COPY's text format, newlines and all."""
 
     data: bytes
-    rows: int
-    """How many rows end in `data`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +75,6 @@ _NAME = rb'(?:"(?:[^"]++|"")++"|[^"\'().,;\s]++)'
 _COPY = re.compile(
     rb"COPY (?P<schema>%(name)b)\.(?P<table>%(name)b) "
     rb"(?:\(%(name)b(?:, %(name)b)*+\))? FROM stdin;" % {b"name": _NAME}
-)
-_SETVAL = re.compile(
-    rb"""SELECT[ ]pg_catalog\.setval\('(?P<name>(?:[^']++|'')++)',[ ]
-         (?P<value>-?\d+),[ ](?P<called>true|false)\);""",
-    re.VERBOSE,
-)
-_EXTENSION = re.compile(
-    rb"""CREATE[ ]EXTENSION[ ]IF[ ]NOT[ ]EXISTS[ ](?P<name>"(?:[^"]++|"")++"|[^"\s;]++)""",
-    re.VERBOSE,
-)
-_QUALIFIED = re.compile(
-    rb"""(?P<schema>"(?:[^"]++|"")++"|[^".]++)\.(?P<name>"(?:[^"]++|"")++"|[^".]++)"""
 )
 _BLOCK_EDGE = re.compile(rb"/\*|\*/")
 _END_OF_ROWS = b"\\.\n"
@@ -164,8 +149,7 @@ class ScriptReader:
         if end < 0:
             return None
         self._start = end + 1
-        data = buffer[start : end + 1]
-        return CopyRows(data, data.count(b"\n"))
+        return CopyRows(buffer[start : end + 1])
 
     # --- statements
 
@@ -293,92 +277,6 @@ def copy_begin(sql: bytes) -> CopyBegin:
     if match is None:
         raise VerificationFailed("a COPY statement is not of the form that pg_dump writes")
     return CopyBegin(sql, unquoted(match["schema"]), unquoted(match["table"]))
-
-
-class Inventory:
-    """Takes down what a data section holds as it streams by: rows, and where sequences stand."""
-
-    def __init__(self, encoding: str, continues: str | None = None) -> None:
-        """`encoding` is the database's, by PostgreSQL's name; `continues` is `Member`'s."""
-        self._encoding = encoding
-        self._reader = ScriptReader(in_rows=continues is not None)
-        self._rows: dict[tuple[bytes, bytes], int] = {}
-        self._begin: CopyBegin | None = None
-        if continues is not None:
-            self._take(copy_begin(encoded(continues, encoding)))
-        self.sequences: list[SequenceValue] = []
-        self.extensions: list[str] = []
-
-    def feed(self, chunk: bytes) -> None:
-        """Go on with the next bytes; raises `VerificationFailed` as `ScriptReader.feed` does."""
-        for _ in self.ends(chunk):
-            pass
-
-    def ends(self, chunk: bytes) -> Iterator[int]:
-        """Go on, and give where in the chunk rows or a statement end.
-
-        What has been taken down meanwhile is what stands before that place.
-        """
-        before = self._reader.fed
-        for event in self._reader.feed(chunk):
-            self._take(event)
-            yield self._reader.position - before
-
-    def close(self, *, unfinished: bool = False) -> None:
-        """Raises `VerificationFailed` where the section stops in the middle.
-
-        With `unfinished` it has to stop behind a row.
-        """
-        for event in self._reader.close(unfinished=unfinished):
-            self._take(event)
-
-    @property
-    def copying(self) -> str | None:
-        """The COPY statement whose rows are not complete yet."""
-        return decoded(self._begin.sql, self._encoding) if self._begin else None
-
-    @property
-    def holds_rows(self) -> bool:
-        """Whether there was a table since `take_tables` was asked last."""
-        return bool(self._rows)
-
-    def take_tables(self) -> tuple[TableRows, ...]:
-        """The rows of each table since this was asked last, in the order of the section."""
-        taken = tuple(
-            TableRows(decoded(schema, self._encoding), decoded(table, self._encoding), rows)
-            for (schema, table), rows in self._rows.items()
-        )
-        self._rows.clear()
-        if self._begin:
-            self._rows[self._begin.schema, self._begin.table] = 0
-        return taken
-
-    def _take(self, event: Event) -> None:
-        if isinstance(event, CopyRows):
-            assert self._begin is not None
-            self._rows[self._begin.schema, self._begin.table] += event.rows
-        elif isinstance(event, CopyBegin):
-            self._begin = event
-            self._rows.setdefault((event.schema, event.table), 0)
-        elif isinstance(event, CopyEnd):
-            self._begin = None
-        elif isinstance(event, Statement):
-            self._take_statement(event.bare)
-
-    def _take_statement(self, statement: bytes) -> None:
-        if value := _sequence(statement, self._encoding):
-            self.sequences.append(value)
-        elif found := _EXTENSION.match(statement):
-            self.extensions.append(decoded(unquoted(found["name"]), self._encoding))
-
-
-def _sequence(statement: bytes, encoding: str) -> SequenceValue | None:
-    found = _SETVAL.fullmatch(statement)
-    name = found and _QUALIFIED.fullmatch(found["name"].replace(b"''", b"'"))
-    if not found or not name:
-        return None
-    schema, sequence = (decoded(unquoted(part), encoding) for part in name.group("schema", "name"))
-    return SequenceValue(schema, sequence, int(found["value"]), found["called"] == b"true")
 
 
 class Tail:

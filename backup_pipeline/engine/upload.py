@@ -1,13 +1,17 @@
-"""Bytes in order -> one multipart object, which appears only if `complete()` succeeded."""
+"""Bytes in order -> one multipart object, which appears only if `complete()` succeeded.
 
-import threading
-from collections.abc import Callable, Mapping
-from queue import SimpleQueue
+Several threads can write at once, each into a lane of its own: S3 wants the numbers of parts to
+ascend, not to be consecutive, so each lane has a range of them.
+"""
+
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-from backup_pipeline.engine.store import ObjectInfo, ObjectStore, Part
-from backup_pipeline.errors import StoreError, StoreUnreachable
+from backup_pipeline.engine.rate import RateLimit
+from backup_pipeline.engine.store import ObjectInfo, ObjectStore
+from backup_pipeline.engine.transfer import Transfer
+from backup_pipeline.errors import StoreError
 
 MIB = 1 << 20
 SMALLEST_PART = 5 * MIB
@@ -16,9 +20,8 @@ LARGEST_PART = 5120 * MIB
 """S3's limit (Amazon S3 user guide, "multipart upload limits")."""
 MOST_PARTS = 10_000
 """S3's limit, too."""
-IN_FLIGHT = 2 * SMALLEST_PART
-_ABORT_PATIENCE = 4.0
-_TICK = 0.2
+_OF_THE_TAIL = 100
+"""So many parts are for what comes behind the lanes: the schema, and what stayed small."""
 
 
 def part_size(offset: int, smallest: int = SMALLEST_PART, most_parts: int = MOST_PARTS) -> int:
@@ -31,15 +34,19 @@ def part_size(offset: int, smallest: int = SMALLEST_PART, most_parts: int = MOST
 
 
 class Upload:
-    """One object on its way into the store, out of bytes written in order.
+    """One object on its way into the store.
 
     Entering begins the upload, so a missing bucket or right is found before any byte is made.
     Leaving without a successful `complete()`, for whatever reason, leaves nothing in the store,
     and takes a few seconds at most even when the store does not answer.
 
-    Parts are sent side by side by `workers` threads, and `write()` waits while `in_flight` bytes
-    are on their way: memory holds that many (or one part, if that is larger) and the part that
-    is being filled.
+    The bytes of the lanes, where there are any, come first, and behind them what `write()` gets.
+    `expected` bytes of an object make its parts larger from the start, which takes less memory
+    than parts that grow late.
+
+    Parts are sent side by side by `workers` threads, one more than there are lanes and two at
+    least, and whoever writes waits while `in_flight` bytes are on their way, a part for each of
+    the threads: memory holds these and two parts for each lane.
 
     `metadata` must be unique to this upload (see `ObjectStore.complete_upload`).
     """
@@ -50,18 +57,28 @@ class Upload:
         key: str,
         metadata: Mapping[str, str],
         *,
-        workers: int = 2,
-        in_flight: int = IN_FLIGHT,
+        lanes: int = 0,
+        expected: int = 0,
+        rate: RateLimit | None = None,
+        workers: int | None = None,
+        in_flight: int | None = None,
         smallest_part: int = SMALLEST_PART,
         most_parts: int = MOST_PARTS,
     ) -> None:
-        self._transfer = _Transfer(store, key, metadata, workers, in_flight)
-        self._smallest_part = smallest_part
-        self._most_parts = most_parts
-        self._sent = 0
-        self._number = 1
-        self._part = bytearray()
+        size = max(smallest_part, expected // most_parts)
+        workers = workers or max(2, lanes + 1)
+        limit = in_flight or workers * size
+        transfer = Transfer(store, key, metadata, workers, limit, rate or RateLimit())
+        self._transfer = transfer
+        self._front = _Front(transfer)
         self._completed = False
+        each = (most_parts - _OF_THE_TAIL) // lanes if lanes else 0
+        self.lanes = tuple(
+            Lane(self._front, lane, _Parts(transfer, 1 + lane * each, each, size), smallest_part)
+            for lane in range(lanes)
+        )
+        taken = lanes * each
+        self._tail = _Parts(transfer, 1 + taken, most_parts - taken, size)
 
     def __enter__(self) -> Self:
         self._transfer.begin()
@@ -83,178 +100,155 @@ class Upload:
             error.add_note(f"{failure.message} ({failure.hint})")
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Append bytes; raises the error of any part that failed since."""
+        """Append bytes behind the lanes; raises the error of any part that failed since."""
         self._transfer.raise_error()
-        rest = memoryview(data)
-        while rest:
-            size = part_size(self._sent, self._smallest_part, self._most_parts)
-            room = size - len(self._part)
-            self._part += rest[:room]
-            rest = rest[room:]
-            if len(self._part) == size:
-                self._send_part()
+        self._tail.add(data)
+        while self._tail.waiting >= self._tail.next_size:
+            self._tail.send(self._tail.next_size)
+
+    def end_lanes(self) -> tuple[int, ...]:
+        """Where each lane's bytes stand, once all are closed: their indices in that order."""
+        self.write(self._front.take_before())
+        left = self._front.take_left()
+        for index in left:
+            self.write(left[index])
+        return (*(i for i in range(len(self.lanes)) if i not in left), *left)
 
     def complete(self) -> ObjectInfo:
         """Make the object out of all that was written.
 
         Raises the error of any part that failed, and those of `ObjectStore.complete_upload`.
         """
-        if self._part or self._number == 1:
-            self._send_part()
+        if self._tail.waiting or (not self._front.begun and not self._tail.sent):
+            self._tail.send(self._tail.waiting)
         info = self._transfer.complete()
         self._completed = True
         return info
 
-    def _send_part(self) -> None:
-        if self._number > self._most_parts:
-            raise StoreError(
-                f"{self._sent} bytes are in {self._most_parts} parts, and a store takes no more",
-                hint="Make the smallest part larger.",
-            )
-        part, self._part = self._part, bytearray()
-        self._transfer.send(self._number, part)
-        self._number += 1
-        self._sent += len(part)
+    def give_up(self) -> None:
+        """Have everybody who writes, or waits to, end in an error; for other threads to call."""
+        self._transfer.give_up()
 
 
-class _Transfer:
-    """The parts of one multipart upload, sent side by side by threads of their own.
+class Lane:
+    """Bytes in order that stand together in the object; one thread writes them.
 
-    The threads are daemons, so a stalled connection never keeps the process from ending.
+    A lane keeps back what its last part will need to have S3's smallest size.
+    One that stays smaller than a part is no part: `Upload` puts its bytes somewhere else, but the
+    bytes of the first lane always come first, so no other begins before it has begun.
     """
 
-    def __init__(
-        self,
-        store: ObjectStore,
-        key: str,
-        metadata: Mapping[str, str],
-        workers: int,
-        in_flight: int,
-    ) -> None:
-        self._store = store
-        self._key = key
-        self._metadata = dict(metadata)
-        self._workers = workers
-        self._in_flight = in_flight
-        self._upload_id = ""
-        self._queue: SimpleQueue[tuple[int, bytearray] | None] = SimpleQueue()
-        self._changed = threading.Condition()
-        # All of these belong to `_changed`.
-        self._pending = 0
-        self._pending_bytes = 0
-        self._parts: list[Part] = []
-        self._error: Exception | None = None
-        self._abandoned = False
-        self._completing = False
-        self._aborted = False
-        self._failure: StoreError | None = None
+    def __init__(self, front: "_Front", index: int, parts: "_Parts", smallest: int) -> None:
+        self._front = front
+        self._index = index
+        self._parts = parts
+        self._smallest = smallest
+        self._begun = False
 
-    def begin(self) -> None:
-        """Begin the upload and start the threads."""
-        self._upload_id = self._store.create_upload(self._key, self._metadata)
-        for _ in range(self._workers):
-            threading.Thread(target=self._work, name="upload part", daemon=True).start()
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append bytes; raises the error of any part that failed since."""
+        self._front.transfer.raise_error()
+        self._parts.add(data)
+        while self._parts.waiting >= self._parts.next_size + self._smallest:
+            self._begin()
+            self._parts.send(self._parts.next_size)
 
-    def send(self, number: int, body: bytearray) -> None:
-        """Have one part sent, as soon as there is room for it in flight."""
-        with self._changed:
-            self._wait_for(lambda: self._has_room(len(body)))
-            self._pending += 1
-            self._pending_bytes += len(body)
-        self._queue.put((number, body))
+    def close(self) -> None:
+        """Say that no more will be written here."""
+        if self._parts.waiting >= self._smallest:
+            self._begin()
+            self._parts.send(self._parts.waiting)
+        else:
+            assert not self._begun
+            self._front.leave(self._index, self._parts.take())
 
-    def complete(self) -> ObjectInfo:
-        """Wait for every part and make the object."""
-        with self._changed:
-            self._wait_for(lambda: not self._pending)
-        self._completing = True
-        info = self._complete_upload()
-        self._end_workers()
-        return info
+    def _begin(self) -> None:
+        if not self._begun:
+            self._parts.put_before(self._front.begin(self._index))
+            self._begun = True
 
-    def abandon(self) -> None:
-        """Leave nothing behind; raises `StoreError` where that is not certain in time."""
-        with self._changed:
-            self._abandoned = True
-        self._end_workers()
-        forgetting = threading.Thread(target=self._forget, name="abort upload", daemon=True)
-        forgetting.start()
-        forgetting.join(_ABORT_PATIENCE)
-        if self._failure:
-            raise self._failure
-        if not self._aborted:
-            raise StoreUnreachable(
-                f"the unfinished upload of {self._key!r} may still be in the store",
-                hint="A later prune finds and aborts it.",
+
+class _Front:
+    """Which lane is the first one, and what stands before it of lanes that stayed too small."""
+
+    def __init__(self, transfer: Transfer) -> None:
+        self.transfer = transfer
+        self.begun = False
+        self._first = 0
+        self._before = bytearray()
+        self._left: dict[int, bytes] = {}
+
+    def begin(self, index: int) -> bytes:
+        """Wait until a lane may begin; gives what has to stand before its bytes."""
+        with self.transfer.changed:
+            self.transfer.wait_until(lambda: self.begun or self._first == index)
+            self.begun = True
+            self.transfer.changed.notify_all()
+            return self.take_before()
+
+    def leave(self, index: int, content: bytes) -> None:
+        """A lane ends with so little that it can't begin."""
+        with self.transfer.changed:
+            self._left[index] = content
+            while not self.begun and self._first in self._left:
+                self._before += self._left.pop(self._first)
+                self._first += 1
+            self.transfer.changed.notify_all()
+
+    def take_before(self) -> bytes:
+        """What has to stand before the next bytes."""
+        taken, self._before = bytes(self._before), bytearray()
+        return taken
+
+    def take_left(self) -> dict[int, bytes]:
+        """What stands behind all other lanes."""
+        return dict(sorted(self._left.items()))
+
+
+class _Parts:
+    """Bytes on their way into parts of ascending numbers."""
+
+    def __init__(self, transfer: Transfer, first: int, count: int, smallest: int) -> None:
+        self._transfer = transfer
+        self._number = first
+        self._end = first + count
+        self._count = count
+        self._smallest = smallest
+        self._waiting = bytearray()
+        self.sent = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes are in no part yet."""
+        return len(self._waiting)
+
+    @property
+    def next_size(self) -> int:
+        """How many bytes the next part shall have."""
+        return part_size(self.sent, self._smallest, self._count)
+
+    def add(self, data: bytes | bytearray | memoryview) -> None:
+        """Append bytes."""
+        self._waiting += data
+
+    def put_before(self, data: bytes) -> None:
+        """Put bytes before all others, of which none has been sent."""
+        if data:
+            self._waiting[:0] = data
+
+    def take(self) -> bytes:
+        """All that is waiting."""
+        taken, self._waiting = bytes(self._waiting), bytearray()
+        return taken
+
+    def send(self, size: int) -> None:
+        """Send so many of the bytes that are waiting as the next part."""
+        if self._number == self._end:
+            raise StoreError(
+                f"{self.sent} bytes are in {self._count} parts, and a store takes no more",
+                hint="Make the smallest part larger.",
             )
-
-    def raise_error(self) -> None:
-        """Raise the first error of any part."""
-        if self._error:
-            raise self._error
-
-    def _wait_for(self, settled: Callable[[], bool]) -> None:
-        # A signal that comes just before a wait without an end would be handled only after it.
-        while not self._changed.wait_for(lambda: self._error or settled(), _TICK):
-            pass
-        self.raise_error()
-
-    def _has_room(self, size: int) -> bool:
-        return not self._pending or self._pending_bytes + size <= self._in_flight
-
-    def _work(self) -> None:
-        # A function of its own for each part, so that no idle thread holds on to a sent one.
-        while self._send_next():
-            pass
-
-    def _send_next(self) -> bool:
-        job = self._queue.get()
-        if job is None:
-            return False
-        number, body = job
-        try:
-            if not (self._abandoned or self._error):
-                part = self._store.upload_part(self._key, self._upload_id, number, body)
-                with self._changed:
-                    self._parts.append(part)
-        except Exception as error:  # noqa: BLE001 - the writer's thread raises it, whatever it is
-            with self._changed:
-                self._error = self._error or error
-        finally:
-            with self._changed:
-                self._pending -= 1
-                self._pending_bytes -= len(body)
-                self._changed.notify_all()
-        return True
-
-    def _end_workers(self) -> None:
-        for _ in range(self._workers):
-            self._queue.put(None)
-
-    def _complete_upload(self) -> ObjectInfo:
-        parts = sorted(self._parts, key=lambda part: part.number)
-        return self._store.complete_upload(self._key, self._upload_id, parts, self._metadata)
-
-    def _forget(self) -> None:
-        """Abort the upload, and again once the last part has landed: a late one may revive it."""
-        try:
-            if self._completing:
-                self._take_back()
-            late = self._pending
-            self._store.abort_upload(self._key, self._upload_id)
-            self._aborted = True
-            if late:
-                with self._changed:
-                    self._changed.wait_for(lambda: not self._pending)
-                self._store.abort_upload(self._key, self._upload_id)
-        except StoreError as failure:
-            self._failure = failure
-
-    def _take_back(self) -> None:
-        """Delete the object if an interrupted completion made it after all."""
-        try:
-            self._complete_upload()
-        except StoreError:
-            # There is no object, or it is another's; an open upload is aborted next.
-            return
-        self._store.delete(self._key)
+        part, self._waiting = self._waiting[:size], self._waiting[size:]
+        self._transfer.send(self._number, part)
+        self._number += 1
+        self.sent += size

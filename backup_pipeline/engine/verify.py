@@ -10,6 +10,7 @@ from functools import partial
 from backup_pipeline.engine.catalog import read_manifest, record
 from backup_pipeline.engine.compression import decompress
 from backup_pipeline.engine.crew import Crew, Tally, taken_from
+from backup_pipeline.engine.inventory import Inventory
 from backup_pipeline.engine.model import (
     Act,
     EvidenceEntry,
@@ -23,7 +24,7 @@ from backup_pipeline.engine.model import (
     silent,
 )
 from backup_pipeline.engine.names import BackupName, Keys, Kind
-from backup_pipeline.engine.script import Inventory, Tail
+from backup_pipeline.engine.script import Tail
 from backup_pipeline.engine.store import ObjectInfo, ObjectStore
 from backup_pipeline.errors import ObjectMissing, VerificationFailed
 

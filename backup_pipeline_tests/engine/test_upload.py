@@ -6,12 +6,13 @@ import tracemalloc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup_pipeline.engine import upload as module
+from backup_pipeline.engine import transfer as module
 from backup_pipeline.engine.s3 import S3Store
 from backup_pipeline.engine.store import ObjectInfo, ObjectStore, Part
 from backup_pipeline.engine.upload import (
@@ -40,7 +41,7 @@ def store(request: pytest.FixtureRequest) -> ObjectStore:
 
 
 @contextmanager
-def uploading(store: ObjectStore, **options: int) -> Iterator[Upload]:
+def uploading(store: ObjectStore, **options: Any) -> Iterator[Upload]:
     with Upload(store, "k", MARK, **{"smallest_part": PART, **options}) as upload:
         yield upload
 

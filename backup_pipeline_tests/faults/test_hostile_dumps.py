@@ -18,12 +18,13 @@ from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.engine.backup import back_up
 from backup_pipeline.engine.compression import MemberWriter
 from backup_pipeline.engine.documents import to_json
-from backup_pipeline.engine.dump import PostgresDumpSource, read_source
+from backup_pipeline.engine.dump import PostgresDumpSource
+from backup_pipeline.engine.inventory import Inventory
 from backup_pipeline.engine.model import Contents, Manifest, Member, Section
 from backup_pipeline.engine.names import BackupName, Keys, Kind
 from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.restore import restore
-from backup_pipeline.engine.script import Inventory
+from backup_pipeline.engine.source import read_source
 from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.errors import PostgresFailed, VerificationFailed
 from backup_pipeline_tests.fakes import MemoryStore

@@ -9,9 +9,10 @@ from pathlib import Path
 import psycopg
 
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
-from backup_pipeline.engine.contents import differences, read_contents
+from backup_pipeline.engine.contents import differences
 from backup_pipeline.engine.model import Contents
 from backup_pipeline.engine.postgres import Server
+from backup_pipeline_tests.integration.read_by_sql import read_by_sql
 
 HERE = Path(__file__).parent
 EVERY_KIND = HERE / "every_kind.sql"
@@ -57,7 +58,7 @@ def databases(postgres: EmbeddedPostgres) -> set[str]:
 def contents(server: Server) -> Contents:
     """All rows, sequences and large objects of a database."""
     with server.connect() as connection:
-        return read_contents(connection, pg_encoding(connection))
+        return read_by_sql(connection, pg_encoding(connection))
 
 
 def pg_encoding(connection: psycopg.Connection[tuple[object, ...]]) -> str:

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from backup_pipeline.embedded.postgres import EmbeddedPostgres
-from backup_pipeline.engine.contents import differences
+from backup_pipeline.embedded.postgres import EmbeddedPostgres, embedded_bin_dirs
+from backup_pipeline.engine.contents import differences, read_contents
+from backup_pipeline.engine.dump import PostgresDumpSource
+from backup_pipeline.engine.model import Contents
 from backup_pipeline.engine.postgres import Server
-from backup_pipeline_tests.integration.databases import EVERY_KIND, contents, new_database
+from backup_pipeline_tests.integration.databases import EVERY_KIND, new_database
 
 TABLES = """
     CREATE SCHEMA "od.d";
@@ -32,6 +34,11 @@ def pair(postgres18: EmbeddedPostgres) -> Iterator[tuple[Server, Server]]:
 def run(server: Server, script: str) -> None:
     with server.connect() as connection:
         connection.execute(script)
+
+
+def contents(server: Server) -> Contents:
+    with PostgresDumpSource(server, embedded_bin_dirs(), jobs=2).open_dump() as dump:
+        return read_contents(dump)
 
 
 def told(pair: tuple[Server, Server]) -> list[str]:
@@ -85,15 +92,20 @@ def test_a_cast_of_the_owner_is_not_run(pair: tuple[Server, Server]) -> None:
     assert told(pair) == []
 
 
-def test_large_objects_of_any_length_are_read(
-    pair: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("backup_pipeline.engine.contents._CHUNK", 1000)
+def test_large_objects_are_told_apart_wherever_they_differ(pair: tuple[Server, Server]) -> None:
     for server in pair:
-        run(server, "SELECT lo_from_bytea(4712, decode(repeat('00', 5000), 'hex'))")
+        run(server, "SELECT lo_from_bytea(4712, decode(repeat('00', 50000), 'hex'))")
+        run(server, "SELECT lo_create(4713)")
     assert told(pair) == []
-    run(pair[1], "SELECT lo_put(4712, 4999, '\\x01')")
-    assert told(pair) == ["the 2 large objects are not those that were dumped"]
+    run(pair[1], "SELECT lo_put(4712, 49999, '\\x01')")
+    assert told(pair) == ["the 3 large objects are not those that were dumped"]
+
+
+def test_large_objects_that_were_swapped_are_not_equal(pair: tuple[Server, Server]) -> None:
+    for server, first in zip(pair, ("aa", "bb"), strict=True):
+        other = {"aa": "bb", "bb": "aa"}[first]
+        run(server, f"SELECT lo_from_bytea(5001, '\\x{first}'), lo_from_bytea(5002, '\\x{other}')")
+    assert told(pair) == ["the 3 large objects are not those that were dumped"]
 
 
 def test_every_kind_of_value_can_be_read(postgres18: EmbeddedPostgres) -> None:

@@ -42,9 +42,9 @@ def now() -> datetime:
 def make(
     server: Server, store: ObjectStore, postgres: EmbeddedPostgres, *, digests: bool = True
 ) -> Manifest:
-    source = PostgresDumpSource(server, [postgres.bin_dir], digests=digests)
+    source = PostgresDumpSource(server, [postgres.bin_dir], jobs=2)
     name = BackupName.of(server.database, now())
-    return back_up(source, store, KEYS, name, clock=now)
+    return back_up(source, store, KEYS, name, digests=digests, clock=now)
 
 
 def prove(

@@ -1,6 +1,5 @@
 """What every source of dumps promises: the fake in memory and a real PostgreSQL alike."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -8,10 +7,11 @@ import pytest
 from backup_pipeline.defs.resources import Databases, PostgresResource
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.engine.backup import back_up
-from backup_pipeline.engine.dump import DumpSource, DumpStream
+from backup_pipeline.engine.dump import DumpSource, read_stream
+from backup_pipeline.engine.inventory import Inventory
 from backup_pipeline.engine.model import Section
 from backup_pipeline.engine.names import BackupName, Keys
-from backup_pipeline.engine.script import Inventory, Tail
+from backup_pipeline.engine.script import Tail
 from backup_pipeline.engine.verify import verify
 from backup_pipeline_tests.fakes import MemoryStore
 from backup_pipeline_tests.fakes_dump import FakePostgres
@@ -46,12 +46,6 @@ def source(databases: Databases, name: str) -> DumpSource:
     return databases.dump_source(name)
 
 
-def text_of(stream: DumpStream) -> Iterator[bytes]:
-    with stream.open() as reader:
-        while chunk := reader.read(65536):
-            yield chunk
-
-
 def test_it_says_what_it_is_that_it_dumps(source: DumpSource, name: str) -> None:
     with source.open_dump() as dump:
         assert dump.source.database == name
@@ -59,30 +53,24 @@ def test_it_says_what_it_is_that_it_dumps(source: DumpSource, name: str) -> None
         assert dump.source.server_version_num // 10000 == int(dump.pg_dump_version.split(".")[0])
 
 
-def test_its_streams_are_the_sections_in_their_order(source: DumpSource) -> None:
+def test_its_data_is_whole_and_holds_rows(source: DumpSource) -> None:
     with source.open_dump() as dump:
-        assert [stream.section for stream in dump.streams()] == list(Section)
+        rows = Inventory(dump.source.encoding)
+        for stream in dump.data():
+            for chunk in read_stream(stream, Section.DATA):
+                rows.feed(chunk)
+        rows.close()
+        assert sum(table.rows for table in rows.take_tables()) > 0
 
 
-def test_each_stream_ends_with_the_closing_line_and_the_data_holds_rows(
-    source: DumpSource,
-) -> None:
+def test_its_schema_is_three_whole_scripts_and_an_archive(source: DumpSource) -> None:
     with source.open_dump() as dump:
-        for stream in dump.streams():
-            tail, rows = Tail(), Inventory(dump.source.encoding)
-            for chunk in text_of(stream):
-                tail.feed(chunk)
-                if stream.section is Section.DATA:
-                    rows.feed(chunk)
-            rows.close()
+        schema = dump.schema()
+        for text in (schema.drops, schema.pre_data, schema.post_data):
+            tail = Tail()
+            tail.feed(text)
             assert tail.closed
-            counted = sum(table.rows for table in rows.take_tables())
-            assert (counted > 0) == (stream.section is Section.DATA)
-
-
-def test_its_archive_is_one_of_pg_dumps(source: DumpSource) -> None:
-    with source.open_dump() as dump:
-        assert dump.schema_archive().startswith(b"PGDMP")
+        assert schema.archive.startswith(b"PGDMP")
 
 
 def test_it_can_be_dumped_again_and_each_backup_is_whole(source: DumpSource, name: str) -> None:

@@ -14,12 +14,13 @@ from psycopg.sql import SQL, Identifier
 
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.engine.backup import back_up
-from backup_pipeline.engine.dump import PostgresDumpSource, read_source
+from backup_pipeline.engine.dump import PostgresDumpSource
 from backup_pipeline.engine.model import Extension, Source
 from backup_pipeline.engine.names import BackupName, Keys
 from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.preflight import require_suitable
 from backup_pipeline.engine.restore import restore
+from backup_pipeline.engine.source import read_source
 from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.errors import TargetUnsuitable
 from backup_pipeline_tests.integration.databases import databases, drop_database, new_database

@@ -49,7 +49,14 @@ def copy(
 ) -> SyncResult:
     dump = PostgresDumpSource(source, [postgres.bin_dir])
     return sync(
-        dump, source, target, replace=replace, disconnect=disconnect, clock=now, report=report
+        dump,
+        source,
+        target,
+        [postgres.bin_dir],
+        replace=replace,
+        disconnect=disconnect,
+        clock=now,
+        report=report,
     )
 
 
@@ -66,13 +73,13 @@ def test_an_older_server_goes_into_a_newer_one(
         dump = PostgresDumpSource(old, [postgres16.bin_dir])
         target = Server.of(postgres18.dsn())
         try:
-            sync(dump, target, old.database, clock=now)
+            sync(dump, target, old.database, [postgres18.bin_dir], clock=now)
             assert contents(target.using(old.database)) == contents(old)
         finally:
             drop_database(postgres18, old.database)
         back = PostgresDumpSource(Server.of(postgres18.dsn()), [postgres18.bin_dir])
         with pytest.raises(TargetUnsuitable):
-            sync(back, old, "anything", clock=now)
+            sync(back, old, "anything", [postgres18.bin_dir], clock=now)
 
 
 def test_a_database_that_is_there_is_replaced_only_when_asked(

@@ -1,0 +1,109 @@
+"""The tables that a dump has to hold: which, how large, and kept from vanishing meanwhile."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backup_pipeline.engine.plan import Table
+from backup_pipeline.engine.script import decoded, encoded, quoted
+from backup_pipeline.errors import TableLocked
+
+if TYPE_CHECKING:
+    import psycopg
+    from psycopg.rows import TupleRow
+
+    Connection = psycopg.Connection[TupleRow]
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """A table, as far as a plan must know it."""
+
+    size: int
+    """Bytes on disk, TOAST included."""
+    sequences: tuple[Table, ...]
+    """Those that belong to its columns, and that pg_dump would take for part of it."""
+
+
+def lock_relations(
+    connection: "Connection", encoding: str, timeout: float
+) -> Mapping[Table, Relation]:
+    """Each table whose rows pg_dump dumps, less those of extensions, locked as pg_dump does it.
+
+    No table can be dropped or rewritten then until the transaction ends.
+    `encoding` is the database's; names come as `script.decoded` has them; `timeout` is what the
+    session has as its `lock_timeout`, in seconds.
+    Raises `TableLocked` where somebody holds a table for longer.
+    """
+    rows = connection.execute(_RELATIONS).fetchall()
+    oids = {(decoded(schema, encoding), decoded(name, encoding)): oid for oid, schema, name in rows}
+    _lock(connection, sorted(oids), encoding, timeout)
+    # Whoever asks for a size waits for the table's lock as well, so this comes behind it.
+    sizes: dict[int, int | None] = dict(
+        connection.execute(_SIZES, [list(oids.values())]).fetchall()
+    )
+    owned: dict[int, list[Table]] = {}
+    for table, schema, name in connection.execute(_OWNED_SEQUENCES).fetchall():
+        owned.setdefault(table, []).append((decoded(schema, encoding), decoded(name, encoding)))
+    return {
+        table: Relation(sizes[oid] or 0, tuple(owned.get(oid, ()))) for table, oid in oids.items()
+    }
+
+
+# Names as bytes: in databases that are not in UTF-8 they must be those of pg_dump's text.
+_RELATIONS = """
+    SELECT pg_class.oid::bigint, convert_to(nspname::text, getdatabaseencoding()),
+           convert_to(relname::text, getdatabaseencoding())
+    FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE relkind = 'r' AND relpersistence <> 't'
+      -- Standbys have no unlogged rows, and pg_dump skips them there.
+      AND NOT (relpersistence = 'u' AND pg_is_in_recovery())
+      AND nspname NOT IN ('pg_catalog', 'information_schema') AND nspname !~ '^pg_toast'
+      AND NOT EXISTS (
+          SELECT FROM pg_depend
+          WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e')
+"""
+_SIZES = "SELECT oid, pg_table_size(oid::oid) FROM unnest(%s::bigint[]) AS oid"
+_OWNED_SEQUENCES = """
+    SELECT refobjid::bigint, convert_to(nspname::text, getdatabaseencoding()),
+           convert_to(relname::text, getdatabaseencoding())
+    FROM pg_depend
+    JOIN pg_class ON pg_class.oid = objid AND relkind = 'S'
+    JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE classid = 'pg_class'::regclass AND refclassid = 'pg_class'::regclass
+      AND deptype IN ('a', 'i')
+"""
+_LOCKED_AT_ONCE = 500
+
+
+def _lock(connection: "Connection", tables: Sequence[Table], encoding: str, timeout: float) -> None:
+    from psycopg import errors
+
+    names = [b".".join(quoted(encoded(part, encoding)) for part in table) for table in tables]
+    for start in range(0, len(names), _LOCKED_AT_ONCE):
+        some = names[start : start + _LOCKED_AT_ONCE]
+        try:
+            connection.execute(
+                b"LOCK TABLE ONLY " + b", ONLY ".join(some) + b" IN ACCESS SHARE MODE"
+            )
+        except errors.LockNotAvailable as error:
+            raise TableLocked(
+                f"a table of {connection.info.dbname!r} has been locked for more than "
+                f"{timeout:g} s: {_exclusively_locked(connection)}"
+            ) from error
+
+
+def _exclusively_locked(connection: "Connection") -> str:
+    connection.execute("ROLLBACK")
+    rows = connection.execute(_EXCLUSIVELY_LOCKED).fetchall()
+    return ", ".join(f"{table} (by {pid}, {user})" for table, pid, user in rows) or "not any more"
+
+
+_EXCLUSIVELY_LOCKED = """
+    SELECT relation::regclass::text, pid, coalesce(usename, 'a prepared transaction')
+    FROM pg_locks LEFT JOIN pg_stat_activity USING (pid)
+    WHERE locktype = 'relation' AND mode = 'AccessExclusiveLock' AND granted
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND relation >= 16384
+    ORDER BY 1 LIMIT 5
+"""
