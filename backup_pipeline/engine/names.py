@@ -43,7 +43,7 @@ class BackupName:
     """Local time of the configured zone, without a zone, to the second."""
 
     def __str__(self) -> str:
-        return f"{quote(self.database, safe='')}_{self.label.strftime(_STAMP)}"
+        return f"{_encoded(self.database)}_{self.label.strftime(_STAMP)}"
 
     @classmethod
     def of(cls, database: str, label: datetime) -> "BackupName":
@@ -91,7 +91,7 @@ class Keys:
 
     def under(self, database: str) -> str:
         """What the keys of a database's backups start with, and perhaps others' as well."""
-        return f"{self.prefix}{quote(database, safe='')}_"
+        return f"{self.prefix}{_encoded(database)}_"
 
     def parse(self, key: str) -> tuple[BackupName, Kind] | None:
         """Which backup's object a key is, or `None` for a key that is none of ours."""
@@ -105,3 +105,9 @@ class Keys:
                 except InvalidInput:
                     return None
         return None
+
+
+def _encoded(database: str) -> str:
+    """A database's name in percent-encoding, so that it is no option and no path either."""
+    encoded = quote(database, safe="")
+    return f"%2D{encoded[1:]}" if encoded.startswith("-") else encoded

@@ -184,3 +184,11 @@ def test_names_sort_by_database_and_then_by_label() -> None:
     later = BackupName.of("ahold_options", NAME.label + timedelta(seconds=1))
     other = BackupName.of("zebra", NAME.label - timedelta(days=1))
     assert sorted([other, later, NAME]) == [NAME, later, other]
+
+
+@pytest.mark.parametrize("database", ["-x", "--version", "-"])
+def test_no_name_begins_like_an_option(database: str) -> None:
+    name = BackupName.of(database, NAME.label)
+    assert str(name).startswith("%2D")
+    assert BackupName.parse(str(name)) == name
+    assert Keys("p/").of(name, Kind.DUMP).startswith(Keys("p/").under(database))
