@@ -55,8 +55,8 @@ Event = Statement | CopyBegin | CopyRows | CopyEnd
 # Possessive, so that a literal without an end costs one pass and no backtracking.
 _TOKEN = re.compile(
     rb"""
-      (?P<space>   \s+ )
-    | (?P<comment> --[^\n]* )
+      (?P<space>   (?:\s | --[^\n]*+\n)++ )
+    | (?P<comment> --[^\n]*+ )
     | (?P<block>   /\* )
     | (?P<string>  [eE]'(?:[^'\\]++|\\.|'')*+' | '(?:[^']++|'')*+' )
     | (?P<quoted>  "(?:[^"]++|"")*+" )
@@ -183,6 +183,12 @@ class ScriptReader:
         elif kind == "meta":
             self._skip_restrict(text)
         elif kind == "word":
+            # With ten thousand tables, taking these apart word by word takes seconds.
+            copy = _COPY.match(self._buffer, self._at) if not self._words else None
+            if copy and copy.end() < len(self._buffer):
+                self._note_word(text)
+                self._at = copy.end()
+                return True
             self._note_word(text.upper())
         elif kind == "other":
             self._note_symbol(text)

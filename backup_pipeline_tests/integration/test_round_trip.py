@@ -2,7 +2,9 @@
 
 import gzip
 import re
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
@@ -119,6 +121,49 @@ def test_a_database_comes_back_equal_through_restore_and_through_psql_alone(
         sql = subprocess.run(["gunzip"], input=stored, capture_output=True, check=True).stdout
         psql(any_postgres, by_psql.database, sql)
         assert_equal(any_postgres, source, by_psql)
+
+
+@pytest.mark.parametrize(
+    "tool", [["gzip", "-t"], ["pigz", "-t"], [sys.executable, "-m", "gzip", "-d"]], ids=str
+)
+def test_what_was_dumped_in_parallel_is_a_file_for_every_tool(
+    postgres18: EmbeddedPostgres,
+    request: pytest.FixtureRequest,
+    store: ObjectStore,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    tool: list[str],
+) -> None:
+    if shutil.which(tool[0]) is None:
+        pytest.skip(f"{tool[0]} is not installed")
+    monkeypatch.setattr(plan, "LARGE", 8192)
+    file = tmp_path / "dump.sql.gz"
+    with options_market(postgres18, request) as source:
+        name = BackupName.parse(make(store, postgres18, source).name)
+        file.write_bytes(b"".join(store.read(KEYS.of(name, Kind.DUMP))))
+    subprocess.run([*tool, file], check=True)
+    file.write_bytes(file.read_bytes()[:-1])
+    assert subprocess.run([*tool, file], check=False, stderr=subprocess.DEVNULL).returncode != 0
+
+
+def test_streams_lie_side_by_side_in_the_object(
+    postgres18: EmbeddedPostgres,
+    request: pytest.FixtureRequest,
+    store: ObjectStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each table that is dumped by itself is in one stream, and sequences are set once."""
+    monkeypatch.setattr(plan, "LARGE", 8192)
+    with pagila(postgres18, request) as source:
+        manifest = make(store, postgres18, source)
+        with PostgresDumpSource(source, [postgres18.bin_dir], jobs=3).open_dump() as dump:
+            assert len(dump.data()) > 5
+    name = BackupName.parse(manifest.name)
+    sql = gzip.decompress(b"".join(store.read(KEYS.of(name, Kind.DUMP))))
+    assert sql.count(b"\n-- PostgreSQL database dump complete\n") > 8
+    set_values = re.findall(rb"SELECT pg_catalog\.setval\('(.+?)'", sql)
+    assert len(set_values) == len(set(set_values)) == len(manifest.contents.sequences)
+    assert len(manifest.tables) == sum(len(member.tables) for member in manifest.members)
 
 
 @contextmanager
