@@ -111,7 +111,7 @@ def restore_job(database: Database) -> dg.JobDefinition:
             target = database_name(config.target or new_database(backup.name))
             server = database.postgres(context).server(database.name)
             replace = _confirmed(config, target, exists=database_exists(server, target))
-            context.log.info(f"restoring {backup.name} into {target} on {server.describe()}")
+            context.log.info(f"restoring {backup.name} into {server.using(target).describe()}")
             result = restore(
                 store,
                 keys,

@@ -13,7 +13,7 @@ import psutil
 import psycopg
 import pytest
 
-from backup_pipeline.defs.jobs import JOB, PRUNE, RESTORE, VERIFY
+from backup_pipeline.defs.jobs import DRILL, JOB, PRUNE, RESTORE, VERIFY
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.embedded.s3 import S3Access
 from backup_pipeline.engine.catalog import read_catalog, read_manifest
@@ -242,11 +242,12 @@ def test_everything_also_runs_in_processes_of_its_own_that_share_no_file(
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     require(ui.launch(JOB, MULTIPROCESS))
-    for asset in ("database_dump", "verified_backup", "pruned_bucket"):
+    for asset in ("database_dump", "verified_backup", "restore_proof", "pruned_bucket"):
         require(ui.materialize([DATABASE, asset]))
-    require(ui.run_checks([DATABASE, "database_dump"]))
-    require(ui.launch(VERIFY))
-    require(ui.launch(PRUNE))
+    for asset in ("database_dump", "pruned_bucket"):
+        require(ui.run_checks([DATABASE, asset]))
+    for job in (VERIFY, DRILL, RESTORE, PRUNE):
+        require(ui.launch(job))
 
     newest, *others = read_catalog(bucket_store, KEYS, DATABASE).backups
     assert newest.state is State.VERIFIED

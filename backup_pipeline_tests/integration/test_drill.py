@@ -138,6 +138,44 @@ def test_whatever_differs_in_the_copy_is_found_and_named(
     assert (backup.state, backup.restored_at) == (State.FAILED, None)
 
 
+@pytest.mark.parametrize(
+    ("database", "script", "said"),
+    [
+        (
+            chinook,
+            "UPDATE track SET name = 'other' WHERE track_id = 1;"
+            " DELETE FROM playlist_track WHERE ctid = (SELECT min(ctid) FROM playlist_track)",
+            ["table public.playlist_track has", "table public.track has"],
+        ),
+        (
+            pagila,
+            "UPDATE public.film SET rental_rate = 99 WHERE film_id = 1;"
+            " DELETE FROM public.film_actor WHERE ctid = (SELECT min(ctid) FROM public.film_actor);"
+            " SELECT setval('public.actor_actor_id_seq', 1)",
+            [
+                "table public.film has",
+                "table public.film_actor has",
+                "sequence public.actor_actor_id_seq stands",
+            ],
+        ),
+    ],
+    ids=["chinook", "pagila"],
+)
+def test_several_differences_are_each_named_and_nothing_else(
+    postgres18: EmbeddedPostgres,
+    request: pytest.FixtureRequest,
+    store: ObjectStore,
+    database: Database,
+    script: str,
+    said: list[str],
+) -> None:
+    with database(postgres18, request) as source:
+        manifest = make(source, store, postgres18)
+        result = prove(manifest, store, postgres18, report=meddling(postgres18, script))
+    for finding, begins in zip(result.entry.findings, said, strict=True):
+        assert finding.startswith(begins)
+
+
 def test_whole_bytes_do_not_make_up_for_a_drill_that_failed(
     market: Manifest, store: ObjectStore, postgres18: EmbeddedPostgres
 ) -> None:

@@ -191,6 +191,9 @@ def test_a_restore_is_launched_from_the_launchpad(
     page.goto(f"{ui.url}/locations/{LOCATION}/jobs/restore_database/playground")
     editor = page.locator(".CodeMirror")
     expect(editor).to_contain_text("latest")
+    editor.get_by_text("confirm").click()
+    expect(page.get_by_text("repeat its name here").first).to_be_visible()
+    page.wait_for_timeout(SECOND)
     page.screenshot(path=picture / "launchpad.png")
 
     page.evaluate(
