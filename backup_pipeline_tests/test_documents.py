@@ -7,6 +7,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,6 +19,7 @@ from backup_pipeline.embedded.s3 import S3Access
 from backup_pipeline.embedded.sample import load_sample
 from backup_pipeline.embedded.services import Services
 from backup_pipeline.settings import Settings
+from backup_pipeline_tests.policies import documented
 
 pytestmark = pytest.mark.xdist_group("documents")
 ROOT = Path(__file__).parents[1]
@@ -43,7 +45,6 @@ def typed(page: str, *, make: bool = False) -> list[str]:
 class Shell:
     """A terminal as `. .backup-pipeline/env` makes it, with a small sample and a backup."""
 
-    services: Services
     env: Mapping[str, str]
 
     def runs(self, script: str, directory: Path, typed: str = "", **variables: str) -> str:
@@ -67,17 +68,21 @@ class Shell:
 
 
 @pytest.fixture(scope="module")
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    with Services(tmp_path_factory.mktemp("documents") / "services") as services:
+def shell() -> Iterator[Shell]:
+    """One for all pages; not under `tmp_path`, which a second pytest closes to the server."""
+    with (
+        tempfile.TemporaryDirectory(prefix="backup-pipeline-") as directory,
+        Services(Path(directory, "services")) as services,
+    ):
         services.start()
         load_sample(services.dsn, megabytes=4)
         ours = (Path(sys.executable).parent, services.postgres.bin_dir)
         path = os.pathsep.join([*map(str, ours), os.environ["PATH"]])
         env = {**os.environ, **services.environment(), "PATH": path}
-        laptop = tmp_path_factory.mktemp("laptop") / "services.conf"
+        laptop = Path(directory, "laptop.conf")
         laptop.write_text(f"[laptop]\nhost=127.0.0.1\nport={env['PGPORT']}\n")
         env["PGSERVICEFILE"] = str(laptop)
-        shell = Shell(services, env)
+        shell = Shell(env)
         shell.runs("backup-pipeline backup", ROOT)
         yield shell
 
@@ -120,11 +125,7 @@ def test_minio_is_set_up_as_its_page_says(
             "BACKUP_TEST_S3_ENDPOINT and BACKUP_TEST_MC name no MinIO; make test-minio does"
         )
     root = S3Access(endpoint, outside["AWS_ACCESS_KEY_ID"], outside["AWS_SECRET_ACCESS_KEY"])
-    policies = (ROOT / "docs" / "security.md").read_text()
-    (policy,) = re.findall(
-        r"^### `everything`\n.*?```json\n(.*?)^```", policies, re.MULTILINE | re.DOTALL
-    )
-    (tmp_path / "everything.json").write_text(policy)
+    (tmp_path / "everything.json").write_text(documented()["everything"])
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "mc").symlink_to(client)
     secret = secrets.token_hex(20)

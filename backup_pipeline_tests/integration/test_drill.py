@@ -143,15 +143,19 @@ def test_whatever_differs_in_the_copy_is_found_and_named(
     [
         (
             chinook,
-            "UPDATE track SET name = 'other' WHERE track_id = 1;"
-            " DELETE FROM playlist_track WHERE ctid = (SELECT min(ctid) FROM playlist_track)",
+            (
+                "UPDATE track SET name = 'other' WHERE track_id = 1;"
+                " DELETE FROM playlist_track WHERE ctid = (SELECT min(ctid) FROM playlist_track)"
+            ),
             ["table public.playlist_track has", "table public.track has"],
         ),
         (
             pagila,
-            "UPDATE public.film SET rental_rate = 99 WHERE film_id = 1;"
-            " DELETE FROM public.film_actor WHERE ctid = (SELECT min(ctid) FROM public.film_actor);"
-            " SELECT setval('public.actor_actor_id_seq', 1)",
+            (
+                "UPDATE public.film SET rental_rate = 99 WHERE film_id = 1;"
+                " DELETE FROM film_actor WHERE ctid = (SELECT min(ctid) FROM film_actor);"
+                " SELECT setval('public.actor_actor_id_seq', 1)"
+            ),
             [
                 "table public.film has",
                 "table public.film_actor has",
