@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 WORKERS ?= auto
 
-.PHONY: help demo dev test test-engine test-faults test-minio lint bench lock clean
+.PHONY: help demo dev test test-engine test-faults test-mutations test-minio lint bench lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 20
@@ -35,6 +35,9 @@ test-engine: $(READY)  ## the inner loop
 
 test-faults: $(READY)  ## every fault of docs/reliability.md, as often as it takes; half an hour
 	$(BIN)/python -m backup_pipeline_tests.faults -- --numprocesses $(WORKERS) --dist loadgroup
+
+test-mutations: $(READY)  ## take out the guards one by one, and see that a test fails each time
+	$(BIN)/python -m backup_pipeline_tests.faults.mutations
 
 test-minio: $(READY)  ## what needs a store, against MinIO built from source (needs Go)
 	scripts/test-minio

@@ -10,6 +10,7 @@ TESTS = Path(__file__).parents[1]
 PAGE = TESTS.parent / "docs" / "reliability.md"
 NOT_BUILT = "not built yet"
 
+_CONTRACT = "StoreContract"
 _ROW = re.compile(r"^\| (\d+) \| (.+) \|$", re.MULTILINE)
 _TEST = re.compile(r"`([\w/]+\.py(?:::\w+)+)`")
 
@@ -40,11 +41,27 @@ def read_catalogue() -> tuple[Fault, ...]:
 
 
 def defined_tests(path: Path) -> Iterator[str]:
-    """The tests that a file defines, as `test_this` or `TestThat::test_this`."""
+    """The tests that a file defines, as `test_this` or `TestThat::test_this`.
+
+    What a class inherits from the contract of stores counts too.
+    """
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
             yield node.name
         elif isinstance(node, ast.ClassDef):
-            for each in node.body:
-                if isinstance(each, ast.FunctionDef) and each.name.startswith("test_"):
-                    yield f"{node.name}::{each.name}"
+            yield from (f"{node.name}::{name}" for name in _methods(node))
+            if any(isinstance(base, ast.Name) and base.id == _CONTRACT for base in node.bases):
+                contract = defined_tests(TESTS / "store_contract.py")
+                yield from (name.replace(_CONTRACT, node.name) for name in contract)
+
+
+def is_defined(test: str) -> bool:
+    """Whether there is such a test, whatever its parameters."""
+    path, _, name = test.partition("[")[0].partition("::")
+    return (TESTS / path).is_file() and name in defined_tests(TESTS / path)
+
+
+def _methods(node: ast.ClassDef) -> Iterator[str]:
+    for each in node.body:
+        if isinstance(each, ast.FunctionDef) and each.name.startswith("test_"):
+            yield each.name

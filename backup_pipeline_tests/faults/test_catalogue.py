@@ -1,6 +1,6 @@
 """The page that promises what becomes of each fault names tests that there are."""
 
-from backup_pipeline_tests.faults.catalogue import TESTS, defined_tests, read_catalogue
+from backup_pipeline_tests.faults.catalogue import is_defined, read_catalogue
 
 NOT_BUILT = {24}
 """Encryption."""
@@ -22,8 +22,3 @@ def test_every_row_names_tests_and_every_test_is_there() -> None:
 
 def test_what_is_not_built_is_said_and_nothing_else_is_left_out() -> None:
     assert {fault.number for fault in read_catalogue() if not fault.is_built} == NOT_BUILT
-
-
-def is_defined(test: str) -> bool:
-    path, _, name = test.partition("::")
-    return (TESTS / path).is_file() and name in defined_tests(TESTS / path)

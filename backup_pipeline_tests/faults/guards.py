@@ -1,0 +1,452 @@
+"""The guards of the engine, and what the code looks like without each of them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """A guard that is taken out."""
+
+    guard: str
+    file: str
+    """Below `backup_pipeline/engine`."""
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    """Below the directory of the tests; one of them has to fail."""
+
+    @property
+    def path(self) -> Path:
+        """The file from the root of the project."""
+        return Path("backup_pipeline", "engine", self.file)
+
+
+MUTATIONS = (
+    # process
+    Mutation(
+        "the stream of a child ends well only if the child did",
+        "process.py",
+        "            self._settle()\n",
+        "            _wait(self._process)\n",
+        (
+            "engine/test_process.py::test_a_child_that_fails_after_its_output_never_reaches_the_end",
+            "engine/test_process.py::test_a_killed_child_never_reaches_the_end",
+        ),
+    ),
+    Mutation(
+        "what a child has started is killed where it ignores SIGTERM",
+        "process.py",
+        "        os.killpg(process.pid, signal.SIGKILL)\n",
+        "        process.kill()\n",
+        ("engine/test_process.py::test_a_grandchild_that_ignores_sigterm_ends_with_its_parent",),
+    ),
+    Mutation(
+        "a child inherits no secret",
+        "process.py",
+        "if not k.startswith(_PRIVATE)",
+        "if k",
+        ("engine/test_process.py::test_a_child_inherits_no_secret",),
+    ),
+    # names
+    Mutation(
+        "a database's name is one harmless segment of a key",
+        "names.py",
+        "quote(self.database, safe='')}_{self",
+        "self.database}_{self",
+        ("engine/test_names.py::test_a_hostile_database_name_becomes_one_harmless_segment",),
+    ),
+    Mutation(
+        "only what a name would be written as is read as one",
+        "names.py",
+        "                if str(name) == text:\n",
+        "                if True:\n",
+        (
+            "engine/test_names.py::test_anything_else_is_refused_with_a_hint",
+            "engine/test_names.py::test_only_what_str_would_give_is_a_name",
+        ),
+    ),
+    # documents
+    Mutation(
+        "a document has to match its own SHA-256",
+        "documents.py",
+        "        if hashlib.sha256(text).hexdigest() != seal[1].decode():\n",
+        "        if not seal:\n",
+        ("engine/test_documents.py::test_no_bit_can_flip_unseen",),
+    ),
+    # catalog
+    Mutation(
+        "a dump of another size than the manifest's has failed",
+        "catalog.py",
+        "    if dump.size != entry.length:\n",
+        "    if False:\n",
+        ("engine/test_catalog.py::test_a_truncated_object_has_failed_whatever_the_evidence_says",),
+    ),
+    Mutation(
+        "evidence holds only for the object that was looked at",
+        "catalog.py",
+        "verdict for verdict in entry.verdicts if verdict.etag == dump.etag",
+        "verdict for verdict in entry.verdicts",
+        ("engine/test_catalog.py::test_evidence_holds_only_for_the_object_that_was_looked_at",),
+    ),
+    Mutation(
+        "whole bytes do not make up for a drill that failed",
+        "catalog.py",
+        "*([drill] if drill else [])",
+        "",
+        ("integration/test_drill.py::test_whole_bytes_do_not_make_up_for_a_drill_that_failed",),
+    ),
+    Mutation(
+        "evidence belongs to the backup that it names",
+        "catalog.py",
+        "    if evidence.name != str(name):\n",
+        "    if False:\n",
+        ("engine/test_catalog.py::test_evidence_of_another_backup_proves_nothing",),
+    ),
+    Mutation(
+        "a manifest belongs to the backup that it names",
+        "catalog.py",
+        "    if manifest.name != str(name):\n",
+        "    if False:\n",
+        (
+            "engine/test_catalog.py::test_a_damaged_or_forged_manifest_is_reported_and_never_a_backup",
+        ),
+    ),
+    Mutation(
+        "the index holds only while its documents are the same",
+        "catalog.py",
+        " and (known.manifest_etag, known.evidence_etag) == _etags(objects)",
+        "",
+        ("engine/test_catalog.py::test_the_index_never_outlives_the_documents_it_was_made_of",),
+    ),
+    Mutation(
+        "what has a manifest or a pin is not left over",
+        "catalog.py",
+        "expired is not None and not objects.keys() & {Kind.MANIFEST, Kind.PIN}",
+        "expired is not None",
+        (
+            "engine/test_catalog.py::test_a_damaged_manifest_stays_undeletable_although_a_deletion_was_begun",
+            "engine/test_pins.py::test_a_prune_that_was_killed_beside_a_pin_leaves_the_dump_to_nobody",
+        ),
+    ),
+    Mutation(
+        "a new dump of an expired name is not left over",
+        "catalog.py",
+        "(dump is None or dump.etag == expired)",
+        "True",
+        ("engine/test_catalog.py::test_a_new_dump_of_an_expired_name_is_not_deletable",),
+    ),
+    Mutation(
+        "what vanishes while it is read is no crash",
+        "catalog.py",
+        "    except NotFound:\n        return",
+        "    except ZeroDivisionError:\n        return",
+        ("engine/test_catalog.py::test_what_vanishes_between_listing_and_reading_is_no_crash",),
+    ),
+    # retention
+    Mutation(
+        "nothing is deleted while the newest backup is not verified",
+        "retention.py",
+        "    if latest and latest.state is not State.VERIFIED:\n",
+        "    if False:\n",
+        (
+            "engine/test_retention.py::test_nothing_may_be_deleted_while_the_newest_backup_is_not_verified",
+        ),
+    ),
+    Mutation(
+        "nothing is deleted while a newer dump has no readable manifest",
+        "retention.py",
+        "stray.modified_at > latest.taken_at",
+        "False",
+        (
+            "engine/test_prune.py::test_nothing_is_deleted_while_the_newest_manifest_is_missing_or_forged",
+        ),
+    ),
+    Mutation(
+        "a backup dated in the future is never the newest",
+        "retention.py",
+        "b for b in backups if not dated_in_future(b, now)",
+        "b for b in backups",
+        ("engine/test_catalog.py::test_the_newest_backup_is_never_one_dated_in_the_future",),
+    ),
+    Mutation(
+        "a backup dated in the future does not count among the minimum",
+        "retention.py",
+        "if b.state is State.VERIFIED and not dated_in_future(b, now)",
+        "if b.state is State.VERIFIED",
+        (
+            "engine/test_retention.py::test_a_backup_dated_in_the_future_stays_and_counts_for_nothing",
+        ),
+    ),
+    Mutation(
+        "only verified backups count among the minimum",
+        "retention.py",
+        "if b.state is State.VERIFIED and not dated_in_future(b, now)",
+        "if not dated_in_future(b, now)",
+        (
+            "engine/test_retention.py::test_unverified_and_failed_backups_do_not_count_among_the_minimum",
+        ),
+    ),
+    Mutation(
+        "the newest verified backups stay, however old",
+        "retention.py",
+        "counted[: policy.minimum]",
+        "counted[:0]",
+        ("engine/test_retention.py::test_the_newest_verified_backups_stay_whatever_their_age",),
+    ),
+    Mutation(
+        "only UTC decides",
+        "retention.py",
+        "    return now.astimezone(UTC) - backup.taken_at.astimezone(UTC)\n",
+        "    return now.replace(tzinfo=None) - backup.taken_at.replace(tzinfo=None)\n",
+        ("engine/test_retention.py::test_only_utc_decides_also_across_the_end_of_summer_time",),
+    ),
+    # prune
+    Mutation(
+        "a pin that is set before the manifest goes is respected",
+        "prune.py",
+        "        if is_pinned(self.store, self.keys, name):\n            return False\n",
+        "",
+        ("engine/test_pins.py::test_a_pin_set_after_the_prune_listed_the_bucket_holds",),
+    ),
+    Mutation(
+        "a pin that is set while the manifest goes is respected",
+        "prune.py",
+        "        if pinned and manifest:\n",
+        "        if False:\n",
+        ("engine/test_pins.py::test_a_pin_set_right_before_the_manifest_is_deleted_holds",),
+    ),
+    Mutation(
+        "who pins what is being deleted is told",
+        "pins.py",
+        "    if not _exists(store, keys.of(name, Kind.MANIFEST)):\n",
+        "    if False:\n",
+        ("engine/test_pins.py::test_who_pins_what_is_being_deleted_is_told",),
+    ),
+    Mutation(
+        "the evidence of a deletion goes last",
+        "prune.py",
+        "(Kind.DUMP, Kind.SCHEMA, Kind.EVIDENCE)",
+        "(Kind.EVIDENCE, Kind.DUMP, Kind.SCHEMA)",
+        (
+            "engine/test_prune.py::test_the_expiry_is_recorded_first_the_manifest_goes_next_and_the_evidence_last",
+        ),
+    ),
+    Mutation(
+        "a live upload is never aborted",
+        "prune.py",
+        " and upload.active_at < before:",
+        ":",
+        (
+            "engine/test_prune.py::test_stale_uploads_of_this_database_are_aborted_and_live_ones_are_not",
+        ),
+    ),
+    Mutation(
+        "a deletion that fails is told, and ends nothing else",
+        "prune.py",
+        '            self.failed.append(f"{name} was not deleted completely: {error.message}")\n',
+        "            del error\n",
+        (
+            "engine/test_prune.py::test_what_can_not_be_deleted_is_named_and_the_next_prune_finishes_it",
+        ),
+    ),
+    # verify
+    Mutation(
+        "the SHA-256 of each member is compared",
+        "verify.py",
+        "    if sha256 != member.sha256:\n",
+        "    if False:\n",
+        ("engine/test_verify.py::test_one_flipped_bit_anywhere_is_found",),
+    ),
+    Mutation(
+        "pg_dump's closing line has to be there",
+        "verify.py",
+        "        closed = tail.closed or not ends\n",
+        "        closed = True\n",
+        ("engine/test_verify.py::test_right_hashes_do_not_make_up_for_wrong_contents",),
+    ),
+    Mutation(
+        "the rows of each table are counted again",
+        "verify.py",
+        "    if tables != member.tables:\n",
+        "    if False:\n",
+        ("engine/test_verify.py::test_right_hashes_do_not_make_up_for_wrong_contents",),
+    ),
+    Mutation(
+        "no section is missing",
+        "verify.py",
+        " or set(sections) != set(Section)",
+        "",
+        ("engine/test_verify.py::test_a_member_too_few_is_found",),
+    ),
+    Mutation(
+        "the schema archive is compared",
+        "verify.py",
+        "    if hashlib.sha256(archive).hexdigest() != expected.sha256:\n",
+        "    if False:\n",
+        ("engine/test_verify.py::test_another_schema_archive_is_found",),
+    ),
+    # store
+    Mutation(
+        "a PUT never replaces anything by accident",
+        "s3.py",
+        '            request["IfNoneMatch"] = "*"\n',
+        "            pass\n",
+        ("engine/test_store.py::TestS3Store::test_nothing_is_overwritten_by_default",),
+    ),
+    Mutation(
+        "a completion never replaces anything",
+        "s3.py",
+        '                    IfNoneMatch="*",\n',
+        "",
+        ("engine/test_store.py::TestS3Store::test_a_taken_key_is_never_completed_over",),
+    ),
+    Mutation(
+        "a lost answer is settled by looking at the object",
+        "s3.py",
+        "        if isinstance(error, StoreDenied | BucketMissing):\n",
+        "        if error:\n",
+        (
+            "engine/test_store.py::TestLostAnswers::test_a_put_never_answered_is_settled_by_looking",
+            "engine/test_store.py::TestLostAnswers::test_a_put_whose_answer_is_lost_is_still_ours",
+        ),
+    ),
+    Mutation(
+        "somebody else's object is never taken for ours",
+        "s3.py",
+        "        if any(metadata.get(name) != value for name, value in mark.items()):\n",
+        "        if False:\n",
+        (
+            "engine/test_store.py::TestLostAnswers::test_a_lost_answer_never_takes_anothers_object_for_ours",
+        ),
+    ),
+    Mutation(
+        "reading goes on only with the very same object",
+        "s3.py",
+        """            request["IfMatch"] = f'"{etag}"'\n""",
+        "            pass\n",
+        ("engine/test_store.py::TestReading::test_never_goes_on_with_another_object",),
+    ),
+    Mutation(
+        "reading gives up when connections bring nothing",
+        "s3.py",
+        "            if futile == self._connection.max_attempts:\n",
+        "            if futile == 6:\n",
+        ("engine/test_store.py::TestReading::test_gives_up_when_connections_bring_nothing",),
+    ),
+    Mutation(
+        "reading goes on where a connection was cut",
+        "s3.py",
+        "            if offset == end:\n",
+        "            if True:\n",
+        ("engine/test_store.py::TestReading::test_goes_on_where_the_connection_was_cut",),
+    ),
+    Mutation(
+        "requests are tried again",
+        "s3_client.py",
+        '"total_max_attempts": connection.max_attempts',
+        '"total_max_attempts": 1',
+        ("faults/test_store_faults.py::test_a_fault_that_passes_costs_a_retry_and_no_backup",),
+    ),
+    Mutation(
+        "no stall outlives its timeout",
+        "s3_client.py",
+        "                read_timeout=connection.read_timeout,\n",
+        "                read_timeout=90,\n",
+        (
+            "faults/test_store_faults.py::test_a_fault_that_stays_ends_in_an_error_after_a_few_tries_and_nothing_is_left[stall]",
+        ),
+    ),
+    # PostgreSQL
+    Mutation(
+        "nobody's function stands in for one of pg_catalog's",
+        "postgres.py",
+        '                connection.execute("SET search_path = pg_catalog")\n',
+        "",
+        ("engine/test_postgres.py::test_a_connection_finds_nobodys_functions",),
+    ),
+    Mutation(
+        "a pg_dump older than the server is refused",
+        "postgres.py",
+        "each for each in clients if each.version_num // 10000 >= major",
+        "each for each in clients",
+        (
+            "engine/test_postgres.py::test_a_server_newer_than_every_pg_dump_is_refused_with_both_versions",
+        ),
+    ),
+    Mutation(
+        "an older server is refused before anything is loaded",
+        "preflight.py",
+        "    if major < source.server_version_num // 10000:\n",
+        "    if False:\n",
+        ("integration/test_preflight.py::test_everything_that_is_wrong_is_said_at_once",),
+    ),
+    Mutation(
+        "a missing extension is named before anything is loaded",
+        "preflight.py",
+        "each.name for each in source.extensions if each.name not in available",
+        "each.name for each in ()",
+        ("integration/test_preflight.py::test_everything_that_is_wrong_is_said_at_once",),
+    ),
+    Mutation(
+        "a live database is never replaced unless asked",
+        "target.py",
+        "    if not replace:\n",
+        "    if False:\n",
+        ("integration/test_restore.py::test_a_taken_name_is_refused",),
+    ),
+    Mutation(
+        "sessions on the live database refuse the switch before anything is loaded",
+        "target.py",
+        "    if sessions:\n        raise TargetInUse",
+        "    if False:\n        raise TargetInUse",
+        (
+            "integration/test_restore.py::test_sessions_on_the_live_database_refuse_the_switch_before_anything_is_loaded",
+        ),
+    ),
+    Mutation(
+        "both renames are one transaction",
+        "target.py",
+        "            with ending, admin.transaction():\n",
+        "            with ending:\n",
+        ("integration/test_switch.py::test_when_the_second_rename_fails_the_first_is_undone",),
+    ),
+    Mutation(
+        "a restore that fails drops what it has made",
+        "target.py",
+        "        with suppress(pg.Error):\n            _drop(admin, name)\n        raise\n",
+        "        raise\n",
+        (
+            "integration/test_restore.py::test_a_statement_that_the_server_refuses_leaves_the_target_as_it_was",
+            "integration/test_restore.py::test_an_interruption_leaves_the_target_as_it_was",
+        ),
+    ),
+    Mutation(
+        "what somebody still works on is not left over",
+        "target.py",
+        "      AND NOT EXISTS (\n",
+        "      OR EXISTS (\n",
+        (
+            "faults/test_restore_kills.py::test_a_database_of_which_somebody_is_still_making_a_copy_is_left_alone",
+        ),
+    ),
+    Mutation(
+        "a name alone is no proof of whose a database is",
+        "target.py",
+        "(NOT datallowconn AND datname",
+        "(datname",
+        (
+            "faults/test_restore_kills.py::test_somebody_elses_database_of_such_a_name_is_left_alone",
+        ),
+    ),
+    # messages
+    Mutation(
+        "a service that fails is named, and the others are told",
+        "notify.py",
+        "    return None if taken else f",
+        "    return None if True else f",
+        (
+            "engine/test_notify.py::test_a_service_that_fails_is_named_without_its_url_and_the_others_are_told",
+        ),
+    ),
+)
