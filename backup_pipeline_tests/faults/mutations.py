@@ -57,8 +57,7 @@ def run_tests(copy: Path, tests: Sequence[str], *options: str) -> int:
     ]
     # The commands that tests start shall find the copy as well.
     env = {**os.environ, "PYTHONPATH": str(copy)}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.run(command, cwd=copy, env=env, check=False, **quiet).returncode
+    return subprocess.run(command, cwd=copy, env=env, capture_output=True, check=False).returncode
 
 
 def main(words: Sequence[str]) -> int:
