@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
 _CONNECT_TIMEOUT = "10"
+# What an owner may set for a database, and what changes how pg_dump words its schema.
+_PINNED = "-c standard_conforming_strings=on -c quote_all_identifiers=off"
 # The first four are settled by the connection; the last would hide who a backend works for.
 _NOT_FOR_CHILDREN = (
     "PGSERVICE",
@@ -160,6 +162,7 @@ def environment_of(connection: "psycopg.Connection[TupleRow]") -> dict[str, str]
         "PGUSER": info.user,
         "PGDATABASE": info.dbname,
         "PGCLIENTENCODING": _server_encoding(connection),
+        "PGOPTIONS": f"{variables.get('PGOPTIONS', '')} {_PINNED}".lstrip(),
     }
     if info.password:
         variables["PGPASSWORD"] = info.password

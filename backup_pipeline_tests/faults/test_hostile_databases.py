@@ -98,6 +98,8 @@ SETTINGS = (
     "client_min_messages = error",
     "xmloption = document",
     "client_encoding = LATIN1",
+    "standard_conforming_strings = off",
+    "quote_all_identifiers = on",
 )
 
 
