@@ -157,7 +157,7 @@ MUTATIONS = (
         "a COPY is of pg_dump's own form",
         "script.py",
         "    match = _COPY.fullmatch(sql)\n",
-        '    match = _COPY.fullmatch(sql) or _COPY.fullmatch(b"COPY a.b FROM stdin;")\n',
+        '    match = _COPY.fullmatch(sql) or _COPY.fullmatch(b"COPY a.b (c) FROM stdin;")\n',
         ("engine/test_script.py::test_any_other_copy_than_pg_dumps_is_an_error",),
     ),
     Mutation(

@@ -116,6 +116,7 @@ def test_half_a_dump_is_not_adopted_whatever_gzip_says(store: ObjectStore, good:
     sql = gzip.decompress(good)
     bad = {
         "cut by a killed pg_dump": gzip.compress(sql[: len(sql) * 9 // 10]),
+        "cut between two statements": gzip.compress(sql[: sql.rindex(b"\n--\n-- Name: ")]),
         "cut by a killed gzip": good[:-20],
         "one bit flipped": good[:2000] + bytes([good[2000] ^ 1]) + good[2001:],
         "not gzip": sql,
