@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit
 
@@ -9,6 +10,7 @@ from backup_pipeline.engine.s3_listing import cut_listings
 from backup_pipeline.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from botocore.loaders import Loader
     from mypy_boto3_s3 import S3Client
 
 
@@ -46,6 +48,7 @@ def connect(connection: S3Connection) -> "S3Client":
     from botocore.config import Config
 
     session = botocore.session.Session(profile=connection.profile)
+    session.register_component("data_loader", _models(session.get_config_variable("data_path")))
     # Listings are long, and botocore's own way of reading a date takes most of their time.
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=read_time)
     options: dict[str, Any] = {}
@@ -82,6 +85,14 @@ def connect(connection: S3Connection) -> "S3Client":
         )
     cut_listings(client)
     return cast("S3Client", client)
+
+
+@cache
+def _models(path: str | None) -> "Loader":
+    """S3's model and endpoints, read from the disk once for all clients of a process."""
+    from botocore.loaders import create_loader
+
+    return create_loader(path)
 
 
 def read_time(value: Any) -> datetime:
