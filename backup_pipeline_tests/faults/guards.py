@@ -526,7 +526,9 @@ MUTATIONS = (
         "target.py",
         "    if not replace:\n",
         "    if False:\n",
-        ("integration/test_restore.py::test_a_taken_name_is_refused",),
+        (
+            "faults/test_restore_faults.py::test_a_name_that_is_taken_is_refused_before_a_byte_is_read",
+        ),
     ),
     Mutation(
         "sessions on the live database refuse the switch before anything is loaded",

@@ -14,10 +14,11 @@ from psycopg.sql import SQL, Identifier
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.engine.backup import back_up
 from backup_pipeline.engine.dump import PostgresDumpSource
+from backup_pipeline.engine.model import Progress
 from backup_pipeline.engine.names import BackupName, Keys
 from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.restore import restore
-from backup_pipeline.errors import PostgresFailed, TargetUnsuitable
+from backup_pipeline.errors import PostgresFailed, TargetExists, TargetUnsuitable
 from backup_pipeline_tests.fakes import MemoryStore
 from backup_pipeline_tests.integration.databases import (
     contents,
@@ -145,6 +146,17 @@ def test_somebody_elses_database_is_not_replaced_and_that_is_known_before_it_loa
     name, names = make(live, store, postgres18), databases(postgres18)
     with pytest.raises(TargetUnsuitable, match="does not own the database"):
         restore(store, KEYS, name, humble, live.database, replace=True, clock=now)
+    assert databases(postgres18) == names
+
+
+def test_a_name_that_is_taken_is_refused_before_a_byte_is_read(
+    live: Server, postgres18: EmbeddedPostgres
+) -> None:
+    store, told = MemoryStore(), list[Progress]()
+    name, names = make(live, store, postgres18), databases(postgres18)
+    with pytest.raises(TargetExists):
+        restore(store, KEYS, name, live, live.database, clock=now, report=told.append)
+    assert told == []
     assert databases(postgres18) == names
 
 

@@ -171,7 +171,7 @@ def test_a_fault_that_stays_ends_in_an_error_after_a_few_tries_and_nothing_is_le
         # A backup has two objects to PUT.
         assert faulty_s3.seen.count(call) <= 2 * 2
         # Two tries of half a second each, a pause between, and much patience for a busy machine.
-        assert time.monotonic() - begun < 30
+        assert time.monotonic() - begun < 60
 
 
 def test_a_part_that_stalls_in_the_middle_of_a_real_dump_ends_it(
