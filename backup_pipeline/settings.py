@@ -20,6 +20,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 from pydantic_settings import (
@@ -31,7 +32,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from backup_pipeline.engine.model import Invariant
+from backup_pipeline.engine.model import Codec, Invariant
 from backup_pipeline.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ _USUAL_BIN_DIRS = (
 def _cores() -> int:
     """As many jobs as this machine has cores, within reason: the server needs some, too."""
     return min(max(len(os.sched_getaffinity(0)), 2), 4) if hasattr(os, "sched_getaffinity") else 2
+
+
+def _default_level(validated: dict[str, Any]) -> int:
+    # A codec that can't be used is not among what was validated, and is complained of by itself.
+    return Codec(validated.get("codec", Codec.GZIP)).default_level
 
 
 def _zone(name: str) -> str:
@@ -150,7 +156,9 @@ class Settings(BaseSettings):
     """How many times the median a backup may take without a warning."""
     owners: Annotated[tuple[str, ...], NoDecode, _by_separator(None)] = ()
     """Of the assets in Dagster: e-mail addresses, and teams as `team:data`."""
-    compression_level: Annotated[int, Field(ge=0, le=3)] = 1
+    codec: Codec = Codec.GZIP
+    compression_level: int = Field(default_factory=_default_level)
+    """The smaller the faster; which there are depends on the codec."""
     digests: bool = True
     """Whether a backup takes the digests of rows that a drill compares."""
     jobs: Annotated[int, Field(ge=1, le=64)] = Field(default_factory=_cores)
@@ -188,6 +196,15 @@ class Settings(BaseSettings):
     """Keys of Dagster assets, such as `etl/trades`, after which a backup is made."""
     notify_urls: Annotated[tuple[SecretStr, ...], NoDecode, _by_separator(None)] = ()
     """Apprise URLs, separated by blanks."""
+
+    @field_validator("compression_level")
+    @classmethod
+    def _level(cls, level: int, info: ValidationInfo) -> int:
+        codec: Codec | None = info.data.get("codec")
+        if codec and level not in codec.levels:
+            first, last = codec.levels[0], codec.levels[-1]
+            raise ValueError(f"with BACKUP_CODEC={codec} it is a level from {first} to {last}")
+        return level
 
     @field_validator("client_minimums")
     @classmethod

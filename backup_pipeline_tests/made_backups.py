@@ -2,12 +2,14 @@
 
 import hashlib
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from backup_pipeline.engine.catalog import record
 from backup_pipeline.engine.documents import to_json
 from backup_pipeline.engine.model import (
     Act,
+    Codec,
     Contents,
     EvidenceEntry,
     Manifest,
@@ -78,16 +80,17 @@ def make_backup(
     database: str = DATABASE,
     verified: bool | None = True,
     keys: Keys = KEYS,
+    codec: Codec = Codec.GZIP,
 ) -> BackupName:
     """Store a small backup; `verified` is what its evidence says, `None` leaves it without."""
     name = BackupName.of(database, taken_at.astimezone(UTC))
     dump, archive = f"dump of {name}".encode(), b"archive"
-    store.put(keys.of(name, Kind.DUMP), dump)
+    store.put(keys.of(name, codec.kind), dump)
     store.put(keys.of(name, Kind.SCHEMA), archive)
-    manifest = manifest_of(name, taken_at, dump, archive)
+    manifest = replace(manifest_of(name, taken_at, dump, archive), codec=codec)
     store.put(keys.of(name, Kind.MANIFEST), to_json(manifest))
     if verified is not None:
-        make_evidence(store, name, passed=verified, at=taken_at, keys=keys)
+        make_evidence(store, name, passed=verified, at=taken_at, keys=keys, codec=codec)
     return name
 
 
@@ -99,8 +102,9 @@ def make_evidence(
     act: Act = Act.VERIFY,
     at: datetime = NOW,
     keys: Keys = KEYS,
+    codec: Codec = Codec.GZIP,
 ) -> None:
     """Record that the stored dump was looked at."""
-    etag = store.head(keys.of(name, Kind.DUMP)).etag
+    etag = store.head(keys.of(name, codec.kind)).etag
     findings = () if passed else ("member data: one bit is flipped",)
     record(store, keys, name, EvidenceEntry(act, at, passed, etag, findings, 10, 42, 0.5))

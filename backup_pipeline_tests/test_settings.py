@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from backup_pipeline.engine.model import RetentionPolicy
+from backup_pipeline.engine.model import Codec, RetentionPolicy
 from backup_pipeline.engine.names import Keys
 from backup_pipeline.errors import InvalidInput
 from backup_pipeline.settings import Settings, load_settings
@@ -111,7 +111,9 @@ def test_a_file_that_can_not_be_used_is_refused_without_showing_what_it_holds(
         ("RETENTION_DAYS", "a week", "input should be a valid integer"),
         ("RETENTION_DAYS", "-1", "greater than or equal to 0"),
         ("RETENTION_MINIMUM", "0", "greater than or equal to 1"),
-        ("COMPRESSION_LEVEL", "9", "less than or equal to 3"),
+        ("COMPRESSION_LEVEL", "9", "with BACKUP_CODEC=gzip it is a level from 0 to 3"),
+        ("COMPRESSION_LEVEL", "-1", "with BACKUP_CODEC=gzip it is a level from 0 to 3"),
+        ("CODEC", "bzip2", "'gzip' or 'zstd'"),
         ("TIMEZONE", "Europe/Atlantis", "this machine knows no such time zone"),
         ("TIMEZONE", "../etc/passwd", "this machine knows no such time zone"),
         ("SCHEDULE", "daily", "five fields of cron"),
@@ -134,6 +136,23 @@ def test_a_value_that_can_not_be_used_names_its_variable(
     assert raised.value.message.startswith(f"BACKUP_{variable} can't be used: ")
     assert said in raised.value.message
     assert CANARY not in str(raised.value)
+
+
+def test_the_level_goes_by_the_codec() -> None:
+    chosen = [load_settings(), load_settings(codec="zstd"), load_settings(compression_level=3)]
+    assert [(each.codec, each.compression_level) for each in chosen] == [
+        (Codec.GZIP, 1),
+        (Codec.ZSTD, 3),
+        (Codec.GZIP, 3),
+    ]
+    assert load_settings(codec="zstd", compression_level=19).compression_level == 19
+
+
+@pytest.mark.parametrize("level", [0, 20])
+def test_a_level_that_the_codec_has_not_is_refused_naming_both(level: int) -> None:
+    said = "BACKUP_COMPRESSION_LEVEL can't be used: with BACKUP_CODEC=zstd it is a level from 1 to"
+    with pytest.raises(InvalidInput, match=said):
+        load_settings(codec="zstd", compression_level=level)
 
 
 @pytest.mark.parametrize(

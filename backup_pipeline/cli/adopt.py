@@ -1,4 +1,4 @@
-"""`adopt`: make backups of the `.sql.gz` files that other scripts have left."""
+"""`adopt`: make backups of the `.sql.gz` and `.sql.zst` files that other scripts have left."""
 
 from datetime import UTC, datetime
 
@@ -19,7 +19,7 @@ from backup_pipeline.errors import VerificationFailed
 def adopt(
     output: Output, names: tuple[str, ...], everything: bool, dry_run: bool, database: str | None
 ) -> None:
-    """Read plain .sql.gz files of other scripts whole, and give them manifests.
+    """Read plain .sql.gz and .sql.zst files of other scripts whole, and give them manifests.
 
     From then on they are listed, verified, restored and pruned like every other backup.
     """

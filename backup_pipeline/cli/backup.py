@@ -39,6 +39,11 @@ def _now() -> datetime:
 @_database
 @options.jobs
 @click.option(
+    "--codec",
+    type=click.Choice(["gzip", "zstd"]),
+    help="What compresses it, instead of BACKUP_CODEC.",
+)
+@click.option(
     "--limit-rate",
     type=click.FloatRange(min=0, min_open=True),
     metavar="MB",
@@ -57,6 +62,7 @@ def backup(
     retention_days: int | None,
     database: str | None,
     jobs: int | None,
+    codec: str | None,
     limit_rate: float | None,
     no_prune: bool,
     no_verify: bool,
@@ -65,7 +71,11 @@ def backup(
     from backup_pipeline.settings import load_settings
 
     settings = load_settings(
-        retention_days=retention_days, database=database, jobs=jobs, limit_rate=limit_rate
+        retention_days=retention_days,
+        database=database,
+        jobs=jobs,
+        codec=codec,
+        limit_rate=limit_rate,
     )
     name = settings.name(_now(), label.date() if label else None)
     try:
@@ -134,6 +144,7 @@ def _made(output: Output, settings: "Settings", name: "BackupName", report: "Rep
         settings.store(),
         settings.keys(),
         name,
+        codec=settings.codec,
         compression_level=settings.compression_level,
         digests=settings.digests,
         rate=settings.rate(),

@@ -150,7 +150,8 @@ def _about(backup: "Backup", manifest: "Manifest", zone: "ZoneInfo") -> list[str
         "state": "; ".join((str(backup.state), *backup.findings)),
         "restorable": _proof(backup, zone),
         "pin": backup.pin or _pinned(backup) or "none",
-        "size": f"{words.size(backup.size)}, {words.size(backup.raw_length)} of SQL",
+        "size": f"{words.size(backup.size)} of {backup.codec}, "
+        f"{words.size(backup.raw_length)} of SQL",
         "holds": f"{backup.tables} tables, {backup.rows:,} rows",
         "made in": f"{words.seconds(backup.duration)} ({rate}/s)",
         "server": f"PostgreSQL {source.server_version}, {source.encoding}, "

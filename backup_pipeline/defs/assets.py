@@ -85,8 +85,8 @@ def _database_dump(database: Database) -> dg.AssetsDefinition:
         "bucket",
         deps=[database.source],
         kinds={"postgres", "s3"},
-        description=f"The newest dump of `{database.name}`: one gzip object in the bucket that "
-        "`gunzip` and `psql` restore, and its manifest.",
+        description=f"The newest dump of `{database.name}`: one object in the bucket that "
+        f"`{settings.codec} -d` and `psql` restore, and its manifest.",
     )
     def database_dump(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         bucket = database.bucket(context)
@@ -98,6 +98,7 @@ def _database_dump(database: Database) -> dg.AssetsDefinition:
                 bucket.store(),
                 keys,
                 name,
+                codec=settings.codec,
                 compression_level=settings.compression_level,
                 digests=settings.digests,
                 rate=settings.rate(),
@@ -105,7 +106,7 @@ def _database_dump(database: Database) -> dg.AssetsDefinition:
             )
         if wrong := outdated(manifest.pg_dump_version, settings.minimums):
             context.log.warning(wrong)
-        uri = bucket.uri(keys.of(name, Kind.DUMP))
+        uri = bucket.uri(keys.of(name, manifest.codec.kind))
         return dg.MaterializeResult(metadata=metadata.of_dump(manifest, uri))
 
     return database_dump

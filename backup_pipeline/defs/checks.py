@@ -161,7 +161,8 @@ def _dump_checks(database: Database) -> dg.AssetChecksDefinition:
 def _judge_objects(
     database: Database, store: ObjectStore, keys: Keys, name: BackupName, manifest: Manifest
 ) -> dict[str, Comparison]:
-    expected = {Kind.DUMP: manifest.length}
+    dump = manifest.codec.kind
+    expected = {dump: manifest.length}
     if manifest.schema_archive:
         expected[Kind.SCHEMA] = manifest.schema_archive.length
     found = {kind: _size(store, keys.of(name, kind)) for kind in expected}
@@ -173,7 +174,7 @@ def _judge_objects(
         if size != expected[kind]
     ]
     stored = sum(size or 0 for size in found.values())
-    size, floor = found[Kind.DUMP] or 0, database.settings.size_minimum
+    size, floor = found[dump] or 0, database.settings.size_minimum
     return {
         "object_present": Comparison(
             not wrong,

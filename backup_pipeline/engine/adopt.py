@@ -1,5 +1,6 @@
-"""Adopt: give a plain `.sql.gz` of another script the manifest that makes it a backup."""
+"""Adopt: give a plain dump of another script the manifest that makes it a backup."""
 
+import contextlib
 import hashlib
 import re
 import uuid
@@ -14,6 +15,7 @@ from backup_pipeline.engine.documents import to_json
 from backup_pipeline.engine.inventory import Inventory
 from backup_pipeline.engine.model import (
     Act,
+    Codec,
     Contents,
     EvidenceEntry,
     Extension,
@@ -27,15 +29,15 @@ from backup_pipeline.engine.model import (
     TableRows,
     silent,
 )
-from backup_pipeline.engine.names import BackupName, Keys, Kind
+from backup_pipeline.engine.names import DUMPS, BackupName, Keys, Kind
 from backup_pipeline.engine.script import Tail
 from backup_pipeline.engine.store import ObjectInfo, ObjectStore
 from backup_pipeline.errors import NotFound, ObjectMissing, Refused, VerificationFailed
 from backup_pipeline.version import __version__
 
 _HEADER = 1 << 16
-_MOST_INFLATED = 1032
-"""How many bytes deflate can make of one (zlib's technical notes): more is no gzip."""
+_MOST_INFLATED = {Codec.GZIP: 1032, Codec.ZSTD: 32768}
+"""How many bytes can be made of one (zlib's technical notes; zstd's blocks of 4 bytes)."""
 _SERVER = re.compile(rb"^-- Dumped from database version (\d+)(?:\.(\d+))?(.*)$", re.MULTILINE)
 _PG_DUMP = re.compile(rb"^-- Dumped by pg_dump version ([\d.]+)", re.MULTILINE)
 _ENCODING = re.compile(rb"^SET client_encoding = '(\w+)';$", re.MULTILINE)
@@ -62,8 +64,8 @@ def adopt(
     `VerificationFailed` where the file is no complete dump, and the errors of the store.
     """
     started_at = clock()
-    stored = _adoptable(store, keys, name)
-    found = _look(store, stored, report)
+    codec, stored = _adoptable(store, keys, name)
+    found = _look(store, codec, stored, report)
     labelled = name.label.replace(tzinfo=zone).astimezone(UTC)
     manifest = found.manifest(name, min(labelled, stored.modified_at.astimezone(UTC)))
     if dry_run:
@@ -86,15 +88,12 @@ def adoptable(store: ObjectStore, keys: Keys, database: str) -> tuple[BackupName
         if parsed and parsed[0].database == database:
             kinds.setdefault(parsed[0], set()).add(parsed[1])
     return tuple(
-        sorted(name for name, has in kinds.items() if Kind.DUMP in has and Kind.MANIFEST not in has)
+        sorted(name for name, has in kinds.items() if has & {*DUMPS} and Kind.MANIFEST not in has)
     )
 
 
-def _adoptable(store: ObjectStore, keys: Keys, name: BackupName) -> ObjectInfo:
-    try:
-        stored = store.head(keys.of(name, Kind.DUMP))
-    except ObjectMissing as error:
-        raise NotFound(f"there is no dump {name} in {store.describe()}") from error
+def _adoptable(store: ObjectStore, keys: Keys, name: BackupName) -> tuple[Codec, ObjectInfo]:
+    codec, stored = _dump(store, keys, name)
     try:
         store.head(keys.of(name, Kind.MANIFEST))
     except ObjectMissing:
@@ -106,13 +105,21 @@ def _adoptable(store: ObjectStore, keys: Keys, name: BackupName) -> ObjectInfo:
         raise Refused(
             f"the deletion of {name} was begun", hint="Prune ends it, unless the backup is pinned."
         )
-    return stored
+    return codec, stored
+
+
+def _dump(store: ObjectStore, keys: Keys, name: BackupName) -> tuple[Codec, ObjectInfo]:
+    for codec in Codec:
+        with contextlib.suppress(ObjectMissing):
+            return codec, store.head(keys.of(name, codec.kind))
+    raise NotFound(f"there is no dump {name} in {store.describe()}")
 
 
 @dataclass(frozen=True)
 class _Found:
     """What a dump says of itself."""
 
+    codec: Codec
     stored: ObjectInfo
     raw_length: int
     sha256: str
@@ -166,10 +173,11 @@ class _Found:
             pg_dump_version=self.pg_dump,
             software_version=__version__,
             adopted=True,
+            codec=self.codec,
         )
 
 
-def _look(store: ObjectStore, stored: ObjectInfo, report: Report) -> _Found:
+def _look(store: ObjectStore, codec: Codec, stored: ObjectInfo, report: Report) -> _Found:
     digest, tail, done = hashlib.sha256(), Tail(), 0
 
     def chunks() -> Iterator[bytes]:
@@ -180,7 +188,7 @@ def _look(store: ObjectStore, stored: ObjectInfo, report: Report) -> _Found:
             report(Progress("adopt", done, stored.size))
             yield chunk
 
-    raw = inflate(chunks(), stored.size * _MOST_INFLATED, several=True)
+    raw = inflate(chunks(), stored.size * _MOST_INFLATED[codec], codec, several=True)
     header = b""
     while len(header) < _HEADER and (first := next(raw, b"")):
         header += first
@@ -198,6 +206,7 @@ def _look(store: ObjectStore, stored: ObjectInfo, report: Report) -> _Found:
     if not tail.closed:
         raise VerificationFailed(f"{stored.key} is cut: pg_dump's closing line is missing")
     return _Found(
+        codec=codec,
         stored=stored,
         raw_length=raw_length,
         sha256=digest.hexdigest(),

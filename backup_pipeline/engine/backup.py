@@ -17,6 +17,7 @@ from backup_pipeline.engine.dump import Dump, DumpSource
 from backup_pipeline.engine.inventory import Inventory
 from backup_pipeline.engine.members import Members
 from backup_pipeline.engine.model import (
+    Codec,
     Contents,
     Manifest,
     Member,
@@ -30,7 +31,7 @@ from backup_pipeline.engine.names import BackupName, Keys, Kind
 from backup_pipeline.engine.rate import RateLimit
 from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.engine.upload import Upload
-from backup_pipeline.errors import StoreError
+from backup_pipeline.errors import ObjectExists, StoreError
 from backup_pipeline.version import __version__
 
 # What SQL becomes is smaller than the tables on disk by about so much.
@@ -43,7 +44,8 @@ def back_up(
     keys: Keys,
     name: BackupName,
     *,
-    compression_level: int = 1,
+    codec: Codec = Codec.GZIP,
+    compression_level: int | None = None,
     digests: bool = True,
     rate: RateLimit | None = None,
     clock: Callable[[], datetime],
@@ -54,6 +56,7 @@ def back_up(
     The object is completed only after every pg_dump ended with 0; whatever goes wrong before the
     manifest is stored, an interruption included, nothing of this backup stays in the bucket.
     Streams from pg_dump to the store: no temporary file, and memory does not grow with the size.
+    Without a `compression_level` it is the codec's default.
 
     Raises `ObjectExists` where the name is taken, and the errors of the server and the store.
     """
@@ -63,14 +66,15 @@ def back_up(
         source.open_dump() as dump,
         Upload(
             store,
-            keys.of(name, Kind.DUMP),
+            keys.of(name, codec.kind),
             {"backup-id": backup_id},
             lanes=dump.jobs if dump.jobs > 1 else 0,
             expected=dump.source.database_size // _SMALLER,
             rate=rate,
         ) as upload,
     ):
-        writing = _Writing(dump, upload, compression_level, digests=digests, report=report)
+        level = codec.default_level if compression_level is None else compression_level
+        writing = _Writing(dump, upload, codec, level, digests=digests, report=report)
         members, contents = writing.run()
         archive = dump.schema().archive
         manifest = Manifest(
@@ -85,6 +89,7 @@ def back_up(
             schema_archive=SchemaArchive(len(archive), hashlib.sha256(archive).hexdigest()),
             pg_dump_version=dump.pg_dump_version,
             software_version=__version__,
+            codec=codec,
         )
         _commit(store, keys, manifest, archive, upload)
     return manifest
@@ -94,7 +99,14 @@ class _Writing:
     """A dump on its way into the object, as many streams of it at once as there are lanes."""
 
     def __init__(
-        self, dump: Dump, upload: Upload, level: int, *, digests: bool, report: Report
+        self,
+        dump: Dump,
+        upload: Upload,
+        codec: Codec,
+        level: int,
+        *,
+        digests: bool,
+        report: Report,
     ) -> None:
         self._dump = dump
         self._upload = upload
@@ -105,8 +117,8 @@ class _Writing:
         self._streams = deque(dump.data())
         self._contents: list[Contents] = []
         sinks = upload.lanes or (upload,)
-        self._members = [Members(sink, level, self._told) for sink in sinks]
-        self._behind = Members(upload, level, self._told)
+        self._members = [Members(sink, codec, level, self._told) for sink in sinks]
+        self._behind = Members(upload, codec, level, self._told)
 
     def run(self) -> tuple[tuple[Member, ...], Contents]:
         """Write everything; gives the members in their order, and what they hold."""
@@ -162,9 +174,12 @@ def _commit(
         store.put(keys.of(name, Kind.SCHEMA), archive)
         made.append(Kind.SCHEMA)
         upload.complete()
-        made += [Kind.DUMP, Kind.MANIFEST]
+        made += [manifest.codec.kind, Kind.MANIFEST]
         store.put(keys.of(name, Kind.MANIFEST), to_json(manifest))
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, ObjectExists):
+            # The manifest of another backup, which has no archive and a dump of the other codec.
+            made = [kind for kind in made if kind is not Kind.MANIFEST]
         for kind in reversed(made):
             # The first error is the one to report; an object without a manifest is no backup,
             # and the catalog names it.

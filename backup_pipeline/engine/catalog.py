@@ -23,7 +23,7 @@ from backup_pipeline.engine.model import (
     State,
     Stray,
 )
-from backup_pipeline.engine.names import BackupName, Keys, Kind
+from backup_pipeline.engine.names import DUMPS, BackupName, Keys, Kind
 from backup_pipeline.engine.retention import newest, newest_first
 from backup_pipeline.engine.store import ObjectInfo, ObjectStore
 from backup_pipeline.errors import InvalidInput, NotFound, ObjectMissing, VerificationFailed
@@ -43,6 +43,8 @@ __all__ = [
 
 _READERS = 8
 _NO_MANIFEST = "there is no manifest of this name"
+_LEFT_OVER = "left over from a deletion that did not finish"
+_ANOTHER_DUMP = "the backup of this name has another dump"
 _ADOPTABLE = "; `backup-pipeline adopt` can give it one"
 
 Objects = Mapping[Kind, ObjectInfo]
@@ -92,6 +94,12 @@ def survey(store: ObjectStore, keys: Keys, database: str | None = None) -> Surve
     backups = newest_first(
         _backup(name, listed[name], entry, pins.get(name)) for name, entry in good.items()
     )
+    strays += [
+        _stray(listed[name][kind], _ANOTHER_DUMP)
+        for name, entry in good.items()
+        for kind in DUMPS
+        if kind in listed[name] and kind is not entry.codec.kind
+    ]
     strays += [_stray(info, "not an object of this software") for info in foreign]
     index = {texts[name]: entry for name, entry in good.items()}
     if database is not None:
@@ -200,7 +208,7 @@ def _listing(
 def _known_entry(objects: Objects, known: Entry | None) -> Entry | str | None:
     """What the listing and the index already tell of a name; `None` where it must be read."""
     if Kind.MANIFEST not in objects:
-        return _NO_MANIFEST + (_ADOPTABLE if Kind.DUMP in objects else "")
+        return _NO_MANIFEST + (_ADOPTABLE if objects.keys() & {*DUMPS} else "")
     return (
         known if known and (known.manifest_etag, known.evidence_etag) == _etags(objects) else None
     )
@@ -244,7 +252,7 @@ def _pin_reason(store: ObjectStore, keys: Keys, name: BackupName) -> str | None:
 
 
 def _backup(name: BackupName, objects: Objects, entry: Entry, pin: str | None) -> Backup:
-    dump = objects.get(Kind.DUMP)
+    dump = objects.get(entry.codec.kind)
     state, findings = _judge(entry, dump)
     drill = _drill(entry, dump) if state is State.VERIFIED else None
     if entry.damage:
@@ -266,6 +274,7 @@ def _backup(name: BackupName, objects: Objects, entry: Entry, pin: str | None) -
         recovery_seconds=drill.recovery_seconds if drill else None,
         findings=findings,
         pin=pin,
+        codec=entry.codec,
     )
 
 
@@ -308,11 +317,12 @@ def _strays(objects: Objects, why: str, expired: str | None) -> Iterator[Stray]:
     # A deletion takes the manifest first, so where there is one still, no deletion was begun; it
     # ends where it finds a pin; and a dump of another ETag than the expired one is a newer backup
     # that is not finished yet.
-    dump = objects.get(Kind.DUMP)
     begun = expired is not None and not objects.keys() & {Kind.MANIFEST, Kind.PIN}
-    left_over = begun and (dump is None or dump.etag == expired)
-    reason = "left over from a deletion that did not finish" if left_over else why
-    return (_stray(info, reason, deletable=left_over) for info in objects.values())
+    dumps = [objects[kind].etag for kind in DUMPS if kind in objects]
+    left_over = begun and (not dumps or expired in dumps)
+    for kind, info in objects.items():
+        goes = left_over and (kind not in DUMPS or info.etag == expired)
+        yield _stray(info, _LEFT_OVER if goes else why, deletable=goes)
 
 
 def _stray(info: ObjectInfo, reason: str, *, deletable: bool = False) -> Stray:

@@ -25,7 +25,7 @@ from backup_pipeline.engine.model import (
     Section,
     silent,
 )
-from backup_pipeline.engine.names import BackupName, Keys, Kind
+from backup_pipeline.engine.names import BackupName, Keys
 from backup_pipeline.engine.postgres import Server, choose_clients, find_clients
 from backup_pipeline.engine.preflight import require_suitable
 from backup_pipeline.engine.restore import load
@@ -97,7 +97,7 @@ def drill(
     """
     started_at = clock()
     manifest = read_manifest(store, keys, name)
-    etag = _etag(store, keys.of(name, Kind.DUMP))
+    etag = _etag(store, keys.of(name, manifest.codec.kind))
     drilling = _Drill(store, keys, manifest, server, bin_dirs, invariants, clock, report, jobs)
     try:
         findings = drilling.run()

@@ -10,7 +10,7 @@ from typing import Literal, Self
 from pydantic import AwareDatetime, NonNegativeInt
 
 from backup_pipeline.engine.documents import from_json, to_json
-from backup_pipeline.engine.model import Act, Evidence, EvidenceEntry, Manifest
+from backup_pipeline.engine.model import Act, Codec, Evidence, EvidenceEntry, Manifest
 from backup_pipeline.engine.names import Keys
 from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.errors import StoreError, VerificationFailed
@@ -35,6 +35,7 @@ class Entry:
     """The newest verification and drill of each object that had the dump's key, oldest first."""
     damage: str | None = None
     """Why the evidence can't be read."""
+    codec: Codec = Codec.GZIP
 
     @classmethod
     def of(
@@ -57,6 +58,7 @@ class Entry:
             archived=manifest.schema_archive is not None,
             verdicts=verdicts,
             damage=damage,
+            codec=manifest.codec,
         )
 
 

@@ -1,4 +1,4 @@
-"""SQL -> gzip members of the dump object, each with what the manifest says of it."""
+"""SQL -> members of the dump object, each with what the manifest says of it."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -6,7 +6,7 @@ from typing import Protocol
 from backup_pipeline.engine.compression import MemberWriter
 from backup_pipeline.engine.dump import Stream, in_memory, read_stream
 from backup_pipeline.engine.inventory import Inventory
-from backup_pipeline.engine.model import Member, Section, TableRows
+from backup_pipeline.engine.model import Codec, Member, Section, TableRows
 
 # A data member ends with a table once it holds so many bytes of SQL: all but tiny tables have one
 # to themselves, so that a restore of one table need not read the others.
@@ -25,12 +25,13 @@ class Sink(Protocol):
 class Members:
     """Members that follow each other in one sink; `offset`s count from its beginning."""
 
-    def __init__(self, sink: Sink, level: int, told: Callable[[int], None]) -> None:
+    def __init__(self, sink: Sink, codec: Codec, level: int, told: Callable[[int], None]) -> None:
         """`told` gets the number of bytes of SQL as they go by."""
         self._sink = sink
+        self._codec = codec
         self._level = level
         self._told = told
-        self._gzip = MemberWriter(level)
+        self._writer = MemberWriter(codec, level)
         self._continues: str | None = None
         self.length = 0
         """Bytes in the sink, in members that are complete."""
@@ -52,7 +53,7 @@ class Members:
     def _add(self, chunk: bytes, inventory: Inventory) -> None:
         start = 0
         for end in inventory.ends(chunk):
-            length = self._gzip.raw_length + end - start
+            length = self._writer.raw_length + end - start
             enough = _TOO_MUCH if inventory.copying else _ENOUGH
             if inventory.holds_rows and length >= enough:
                 self._write(chunk[start:end])
@@ -61,25 +62,25 @@ class Members:
         self._write(chunk[start:])
 
     def _write(self, raw: bytes) -> None:
-        self._sink.write(self._gzip.compress(raw))
+        self._sink.write(self._writer.compress(raw))
         self._told(len(raw))
 
     def _end(
         self, section: Section, tables: tuple[TableRows, ...], going_on: str | None = None
     ) -> None:
-        gzip, self._gzip = self._gzip, MemberWriter(self._level)
+        writer, self._writer = self._writer, MemberWriter(self._codec, self._level)
         continues, self._continues = self._continues, going_on
-        self._sink.write(gzip.finish())
+        self._sink.write(writer.finish())
         self.done.append(
             Member(
                 section=section,
                 offset=self.length,
-                length=gzip.length,
-                raw_length=gzip.raw_length,
-                sha256=gzip.sha256,
+                length=writer.length,
+                raw_length=writer.raw_length,
+                sha256=writer.sha256,
                 tables=tables,
                 continues=continues,
                 unfinished=going_on is not None,
             )
         )
-        self.length += gzip.length
+        self.length += writer.length

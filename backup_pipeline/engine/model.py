@@ -19,7 +19,7 @@ from pydantic import (
     with_config,
 )
 
-from backup_pipeline.engine.names import BackupName
+from backup_pipeline.engine.names import BackupName, Kind
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 _document = with_config(ConfigDict(extra="forbid"))
@@ -30,6 +30,28 @@ def _as_text(value: object) -> object:
     if isinstance(value, bool):
         return "t" if value else "f"
     return str(value) if isinstance(value, int | float) else value
+
+
+class Codec(StrEnum):
+    """What compresses a dump."""
+
+    GZIP = "gzip"
+    ZSTD = "zstd"
+
+    @property
+    def kind(self) -> Kind:
+        """What the object of a dump is that it compressed."""
+        return Kind.DUMP if self is Codec.GZIP else Kind.DUMP_ZSTD
+
+    @property
+    def levels(self) -> range:
+        """From the fastest to the smallest; gzip's are ISA-L's."""
+        return range(4) if self is Codec.GZIP else range(1, 20)
+
+    @property
+    def default_level(self) -> int:
+        """What is fast enough to keep up with pg_dump."""
+        return 1 if self is Codec.GZIP else 3
 
 
 class Section(StrEnum):
@@ -55,7 +77,7 @@ class TableRows:
 @_document
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One gzip member (RFC 1952, section 2.2) of the dump object."""
+    """One gzip member (RFC 1952, section 2.2) or zstd frame (RFC 8878) of the dump object."""
 
     section: Section
     offset: NonNegativeInt
@@ -181,7 +203,8 @@ class Manifest:
     pg_dump_version: str
     software_version: str
     adopted: bool = False
-    """Somebody else made the dump: one member of gzip members, that holds every section."""
+    """Somebody else made the dump: one member of members or frames, that holds every section."""
+    codec: Codec = Codec.GZIP
 
     @property
     def length(self) -> int:
@@ -311,6 +334,7 @@ class Backup:
     findings: tuple[str, ...] = ()
     pin: str | None = None
     """Why somebody pinned it, perhaps without a word; `None` where nobody did."""
+    codec: Codec = Codec.GZIP
 
 
 @dataclass(frozen=True, slots=True)

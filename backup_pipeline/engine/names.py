@@ -22,10 +22,15 @@ class Kind(StrEnum):
     """What an object of a backup is; the value is the suffix of its key."""
 
     DUMP = ".sql.gz"
+    DUMP_ZSTD = ".sql.zst"
     SCHEMA = ".schema.dump"
     MANIFEST = ".manifest.json"
     EVIDENCE = ".verified.json"
     PIN = ".kept.json"
+
+
+DUMPS = (Kind.DUMP, Kind.DUMP_ZSTD)
+"""A backup has one of them; `Codec.kind` in the model says which."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -9,6 +9,7 @@ from backup_pipeline.engine.catalog import record, survey
 from backup_pipeline.engine.index import Entry, read_index, write_index
 from backup_pipeline.engine.model import (
     Act,
+    Backup,
     Catalog,
     EvidenceEntry,
     KeepDecision,
@@ -16,7 +17,7 @@ from backup_pipeline.engine.model import (
     RetentionPolicy,
     Stray,
 )
-from backup_pipeline.engine.names import BackupName, Keys, Kind
+from backup_pipeline.engine.names import DUMPS, BackupName, Keys, Kind
 from backup_pipeline.engine.pins import is_pinned
 from backup_pipeline.engine.retention import decide, refusal
 from backup_pipeline.engine.store import ObjectStore, UploadInfo
@@ -24,8 +25,9 @@ from backup_pipeline.errors import NewestNotVerified, ObjectMissing, StoreError
 
 STALE_AFTER = timedelta(hours=24)
 
-# What goes after the manifest; the evidence last, because it says that a deletion was begun.
-_REMAINS = (Kind.DUMP, Kind.SCHEMA, Kind.EVIDENCE)
+# What goes after the manifest and the dump; the evidence last, because it says that a deletion was
+# begun.
+_REMAINS = (Kind.SCHEMA, Kind.EVIDENCE)
 
 
 def prune(
@@ -76,13 +78,14 @@ def prune(
 
 
 def _delete_leftovers(deletions: "_Deletions", catalog: Catalog) -> None:
-    left_over: dict[BackupName, list[Stray]] = defaultdict(list)
+    left_over: dict[BackupName, dict[Kind, Stray]] = defaultdict(dict)
     for stray in catalog.strays:
         parsed = deletions.keys.parse(stray.key)
         if parsed and stray.deletable:
-            left_over[parsed[0]].append(stray)
+            left_over[parsed[0]][parsed[1]] = stray
     for name, strays in left_over.items():
-        deletions.delete(name, sum(stray.size for stray in strays))
+        dumps = [kind for kind in DUMPS if kind in strays]
+        deletions.delete(name, dumps, sum(stray.size for stray in strays.values()))
 
 
 @dataclass
@@ -104,19 +107,20 @@ class _Deletions:
             return decision
         backup = decision.backup
         try:
-            if not self.dry_run and not self._withdraw(backup.name, decision.reason):
+            if not self.dry_run and not self._withdraw(backup, decision.reason):
                 return replace(decision, keep=True, reason="pinned meanwhile")
         except StoreError as error:
             self.failed.append(f"{backup.name} was not deleted: {error.message}")
             return decision
-        self.delete(backup.name, backup.size)
+        self.delete(backup.name, [backup.codec.kind], backup.size)
         return decision
 
-    def _withdraw(self, name: BackupName, reason: str) -> bool:
+    def _withdraw(self, backup: Backup, reason: str) -> bool:
         """Delete a manifest, and with it the backup; false where a pin stands in the way."""
+        name = backup.name
         if is_pinned(self.store, self.keys, name):
             return False
-        self._record_expiry(name, reason)
+        self._record_expiry(backup, reason)
         key = self.keys.of(name, Kind.MANIFEST)
         try:
             manifest = b"".join(self.store.read(key))
@@ -129,10 +133,13 @@ class _Deletions:
             self.store.put(key, manifest, overwrite=True)
         return not pinned
 
-    def delete(self, name: BackupName, size: int) -> None:
-        """Delete what a withdrawn manifest leaves, of which `size` bytes are reclaimed."""
+    def delete(self, name: BackupName, dumps: Iterable[Kind], size: int) -> None:
+        """Delete what a withdrawn manifest leaves, of which `size` bytes are reclaimed.
+
+        Of the dumps that could have this name only its own: another may be somebody else's.
+        """
         try:
-            for kind in _REMAINS:
+            for kind in (*dumps, *_REMAINS):
                 if not self.dry_run:
                     self.store.delete(self.keys.of(name, kind))
         except StoreError as error:
@@ -168,20 +175,20 @@ class _Deletions:
         except StoreError as error:
             self.failed.append(f"the index was not written: {error.message}")
 
-    def _record_expiry(self, name: BackupName, reason: str) -> None:
+    def _record_expiry(self, backup: Backup, reason: str) -> None:
         # The ETag keeps a later dump of the same name from being taken for this one.
         try:
-            etag = self.store.head(self.keys.of(name, Kind.DUMP)).etag
+            etag = self.store.head(self.keys.of(backup.name, backup.codec.kind)).etag
         except ObjectMissing:
             etag = ""
         entry = EvidenceEntry(Act.EXPIRE, self.now, True, etag, (reason,), 0, 0, 0.0)
-        record(self.store, self.keys, name, entry)
+        record(self.store, self.keys, backup.name, entry)
 
 
 def _doubtful(keys: Keys, strays: Iterable[Stray]) -> list[Stray]:
     """Strays that may be a backup whose manifest was damaged or deleted."""
     parsed = ((stray, keys.parse(stray.key)) for stray in strays if not stray.deletable)
-    return [stray for stray, key in parsed if key and key[1] in {Kind.DUMP, Kind.MANIFEST}]
+    return [stray for stray, key in parsed if key and key[1] in {*DUMPS, Kind.MANIFEST}]
 
 
 def stale_uploads(

@@ -264,7 +264,8 @@ class _Part:
             self.rows += cursor.rowcount
 
     def _stored(self) -> ObjectInfo:
-        stored = self._store.head(self._keys.of(BackupName.parse(self._manifest.name), Kind.DUMP))
+        name, kind = BackupName.parse(self._manifest.name), self._manifest.codec.kind
+        stored = self._store.head(self._keys.of(name, kind))
         if stored.size != self._manifest.length:
             raise VerificationFailed(
                 f"the object has {stored.size} bytes where the backup had {self._manifest.length}"

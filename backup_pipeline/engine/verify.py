@@ -43,8 +43,8 @@ def verify(
 ) -> EvidenceEntry:
     """Read every byte of a backup back, compare it with the manifest, and record what was found.
 
-    Per member: SHA-256 of the stored bytes, gzip's CRC-32 and length, the raw length, the rows
-    of each table counted again, and pg_dump's closing line; then the schema archive's SHA-256.
+    Per member: SHA-256 of the stored bytes, the checksum of gzip or zstd, the raw length, the
+    rows of each table counted again, and pg_dump's closing line; then the schema archive's SHA-256.
     A backup that fails is no error here: `passed` says so, and `findings` where.
 
     Raises `NotFound` where there is no such backup, `VerificationFailed` where its manifest
@@ -53,7 +53,7 @@ def verify(
     started_at = clock()
     manifest = read_manifest(store, keys, name)
     findings: list[str] = []
-    etag = _etag(store, keys.of(name, Kind.DUMP))
+    etag = _etag(store, keys.of(name, manifest.codec.kind))
     try:
         require_whole(store, keys, manifest, jobs, report)
     except VerificationFailed as error:
@@ -83,7 +83,7 @@ def require_whole(
     """
     name = BackupName.parse(manifest.name)
     try:
-        stored = store.head(keys.of(name, Kind.DUMP))
+        stored = store.head(keys.of(name, manifest.codec.kind))
         _verify_dump(store, stored, manifest, jobs, report)
         if manifest.schema_archive:
             read_archive(store, keys.of(name, Kind.SCHEMA), manifest.schema_archive)
@@ -182,7 +182,7 @@ def _verified(
     inventory, tail = Inventory(manifest.source.encoding, member.continues), Tail()
     hashed = _hashed(chunks, digest.update)
     try:
-        for raw in decompress(hashed, member.raw_length, several=manifest.adopted):
+        for raw in decompress(hashed, member.raw_length, manifest.codec, several=manifest.adopted):
             tail.feed(raw)
             if member.section is Section.DATA:
                 inventory.feed(raw)

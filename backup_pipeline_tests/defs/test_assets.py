@@ -10,7 +10,7 @@ from backup_pipeline.defs.database import Database, key_prefix
 from backup_pipeline.defs.factory import database_definitions
 from backup_pipeline.defs.jobs import JOB
 from backup_pipeline.defs.resources import resources
-from backup_pipeline.engine.model import Section, State
+from backup_pipeline.engine.model import Codec, Section, State
 from backup_pipeline.errors import ChildFailed
 from backup_pipeline.settings import Settings
 from backup_pipeline_tests.defs.project import (
@@ -84,6 +84,19 @@ def test_each_step_reports_numbers_under_fixed_names(project: Project) -> None:
     assert (pruned["kept"], pruned["deleted"], pruned["reclaimed_bytes"]) == (1, 0, 0)
     (kept,) = pruned["kept_backups"].records
     assert kept.data["backup"] == str(backup.name)
+
+
+def test_a_backup_of_zstd_passes_every_step(instance: dg.DagsterInstance) -> None:
+    project = Project(instance, Settings(database="ahold_options", codec=Codec.ZSTD))
+    result = project.run()
+    assert result.success
+    (backup,) = project.backups()
+    assert (backup.codec, backup.state) == (Codec.ZSTD, State.VERIFIED)
+    uri = f"s3://memory/backups/postgres/{backup.name}.sql.zst"
+    assert metadata_of(result, "database_dump")["dagster/uri"] == uri
+    blocking = ("object_present", "size_sane")
+    judged = [each for each in result.get_asset_check_evaluations() if each.check_name in blocking]
+    assert [each.passed for each in judged] == [True, True]
 
 
 def test_expired_backups_go_and_the_reasons_are_told(project: Project) -> None:

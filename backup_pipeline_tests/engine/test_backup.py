@@ -1,13 +1,22 @@
 """A backup is complete or absent, whatever fails and whenever."""
 
 import gzip
+import sys
 from datetime import UTC, datetime
 
 import pytest
 
 from backup_pipeline.engine.backup import back_up
 from backup_pipeline.engine.catalog import read_catalog, read_manifest
-from backup_pipeline.engine.model import Manifest, Progress, Report, Section, TableRows, silent
+from backup_pipeline.engine.model import (
+    Codec,
+    Manifest,
+    Progress,
+    Report,
+    Section,
+    TableRows,
+    silent,
+)
 from backup_pipeline.engine.names import BackupName, Keys, Kind
 from backup_pipeline.engine.store import ObjectInfo
 from backup_pipeline.engine.verify import verify
@@ -21,17 +30,33 @@ from backup_pipeline.errors import (
 from backup_pipeline_tests.fakes import MemoryStore
 from backup_pipeline_tests.fakes_dump import ROWS, FakePostgres, section_sql
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 NOW = datetime(2025, 12, 16, 22, 0, tzinfo=UTC)
 KEYS = Keys("backups/postgres/")
 NAME = BackupName.of("ahold_options", datetime(2025, 12, 16, 23, 0, tzinfo=UTC))
 STEM = "backups/postgres/ahold_options_2025-12-16_230000"
 
 
+each_codec = pytest.mark.parametrize("codec", list(Codec))
+
+
 def make(
-    store: MemoryStore, postgres: FakePostgres | None = None, report: Report = silent
+    store: MemoryStore,
+    postgres: FakePostgres | None = None,
+    report: Report = silent,
+    codec: Codec = Codec.GZIP,
 ) -> Manifest:
     source = (postgres or FakePostgres(lambda: NOW)).dump_source("ahold_options")
-    return back_up(source, store, KEYS, NAME, clock=lambda: NOW, report=report)
+    return back_up(source, store, KEYS, NAME, codec=codec, clock=lambda: NOW, report=report)
+
+
+def plain(stored: bytes, codec: Codec) -> bytes:
+    """What the libraries read who know nothing of members."""
+    return gzip.decompress(stored) if codec is Codec.GZIP else zstd.decompress(stored)
 
 
 def assert_absent(store: MemoryStore) -> None:
@@ -39,27 +64,31 @@ def assert_absent(store: MemoryStore) -> None:
     assert store.uploads == {}
 
 
-def test_a_backup_is_three_objects_and_the_dump_is_plain_gzip() -> None:
+@pytest.mark.parametrize(("codec", "suffix"), [(Codec.GZIP, ".sql.gz"), (Codec.ZSTD, ".sql.zst")])
+def test_a_backup_is_three_objects_and_the_dump_is_one_plain_file(
+    codec: Codec, suffix: str
+) -> None:
     store = MemoryStore()
-    make(store)
+    make(store, codec=codec)
     assert set(store.objects) == {
-        f"{STEM}.sql.gz",
+        f"{STEM}{suffix}",
         f"{STEM}.schema.dump",
         f"{STEM}.manifest.json",
     }
-    sql = gzip.decompress(store.objects[f"{STEM}.sql.gz"].body)
+    sql = plain(store.objects[f"{STEM}{suffix}"].body, codec)
     assert sql == b"".join(section_sql(section) for section in Section)
 
 
-def test_the_manifest_says_where_everything_is() -> None:
+@each_codec
+def test_the_manifest_says_where_everything_is(codec: Codec) -> None:
     store = MemoryStore()
-    manifest = make(store)
+    manifest = make(store, codec=codec)
     assert read_manifest(store, KEYS, NAME) == manifest
     assert [member.section for member in manifest.members] == list(Section)
-    body = store.objects[f"{STEM}.sql.gz"].body
+    body = store.objects[KEYS.of(NAME, codec.kind)].body
     for member in manifest.members:
         stored = body[member.offset : member.offset + member.length]
-        assert gzip.decompress(stored) == section_sql(member.section)
+        assert plain(stored, codec) == section_sql(member.section)
     assert manifest.tables == (TableRows("public", "trades", ROWS),)
     assert manifest.length == len(body)
 
@@ -87,8 +116,9 @@ def test_a_failure_in_any_section_leaves_nothing(section: Section, error: BaseEx
 @pytest.mark.parametrize("failing", [Kind.SCHEMA, Kind.MANIFEST])
 @pytest.mark.parametrize("error", [StoreUnreachable("gone"), KeyboardInterrupt()])
 @pytest.mark.parametrize("stored", [True, False], ids=["reply lost", "never arrived"])
+@each_codec
 def test_a_failure_after_the_object_is_complete_takes_it_back(
-    failing: Kind, error: BaseException, stored: bool
+    failing: Kind, error: BaseException, stored: bool, codec: Codec
 ) -> None:
     class Failing(MemoryStore):
         def put(self, key: str, body: bytes, *, overwrite: bool = False) -> ObjectInfo:
@@ -100,7 +130,7 @@ def test_a_failure_after_the_object_is_complete_takes_it_back(
 
     store = Failing()
     with pytest.raises(type(error)):
-        make(store)
+        make(store, codec=codec)
     assert_absent(store)
 
 
@@ -140,6 +170,17 @@ def test_a_foreign_dump_of_the_same_name_is_never_touched() -> None:
     assert {key: each.body for key, each in store.objects.items()} == {
         f"{STEM}.sql.gz": b"somebody else's"
     }
+
+
+def test_a_backup_that_was_adopted_is_not_touched_by_one_of_the_other_codec() -> None:
+    """It has no schema archive, which would have settled whose the name is."""
+    store = MemoryStore()
+    store.put(f"{STEM}.sql.gz", b"an older script wrote this")
+    store.put(f"{STEM}.manifest.json", b"its manifest")
+    before = dict(store.objects)
+    with pytest.raises(ObjectExists):
+        make(store, codec=Codec.ZSTD)
+    assert (store.objects, store.uploads) == (before, {})
 
 
 def test_before_the_manifest_nothing_is_listed() -> None:
@@ -199,8 +240,10 @@ def test_a_dump_that_leaves_a_table_out_is_no_backup(monkeypatch: pytest.MonkeyP
     assert_absent(store)
 
 
-def test_several_jobs_make_the_same_backup() -> None:
+@each_codec
+def test_several_jobs_make_the_same_backup(codec: Codec) -> None:
     one, several = MemoryStore(), MemoryStore()
-    make(one)
-    make(several, FakePostgres(lambda: NOW, jobs=3))
-    assert several.objects[f"{STEM}.sql.gz"].body == one.objects[f"{STEM}.sql.gz"].body
+    make(one, codec=codec)
+    make(several, FakePostgres(lambda: NOW, jobs=3), codec=codec)
+    key = KEYS.of(NAME, codec.kind)
+    assert several.objects[key].body == one.objects[key].body

@@ -18,7 +18,7 @@ from backup_pipeline.engine.catalog import (
 )
 from backup_pipeline.engine.documents import from_json, to_json
 from backup_pipeline.engine.index import write_index
-from backup_pipeline.engine.model import Act, Backup, EvidenceEntry, Manifest, State, Stray
+from backup_pipeline.engine.model import Act, Backup, Codec, EvidenceEntry, Manifest, State, Stray
 from backup_pipeline.engine.names import BackupName, Kind
 from backup_pipeline.errors import NotFound, ObjectMissing, StoreUnreachable, VerificationFailed
 from backup_pipeline_tests.fakes import MemoryStore
@@ -158,6 +158,23 @@ def test_a_backup_whose_object_is_missing_has_failed(store: CountingStore) -> No
     name = make_backup(store, days_ago(1))
     store.delete(KEYS.of(name, Kind.DUMP))
     assert the_backup(store).state is State.FAILED
+    assert the_backup(store).findings == ("the dump object is missing",)
+
+
+@pytest.mark.parametrize(("codec", "other"), [tuple(Codec), tuple(reversed(Codec))])
+def test_a_dump_of_the_other_codec_is_none_of_the_backups(
+    store: CountingStore, codec: Codec, other: Codec
+) -> None:
+    name = make_backup(store, days_ago(1), codec=codec)
+    foreign = KEYS.of(name, other.kind)
+    store.put(foreign, b"another script wrote this, longer")
+    backup = the_backup(store)
+    assert (backup.codec, backup.state) == (codec, State.VERIFIED)
+    assert backup.size == store.head(KEYS.of(name, codec.kind)).size
+    (stray,) = strays(store).values()
+    assert (stray.key, stray.deletable) == (foreign, False)
+    assert stray.reason == "the backup of this name has another dump"
+    store.delete(KEYS.of(name, codec.kind))
     assert the_backup(store).findings == ("the dump object is missing",)
 
 
@@ -339,6 +356,14 @@ def test_with_an_index_nothing_else_is_read(store: CountingStore) -> None:
     indexed(store)
     assert read_catalog(store, KEYS) == plain
     assert store.reads == [KEYS.index]
+
+
+def test_the_index_knows_the_codec(store: CountingStore) -> None:
+    name = make_backup(store, days_ago(1), codec=Codec.ZSTD)
+    write_index(store, KEYS, survey(store, KEYS).index)
+    store.reads.clear()
+    assert (the_backup(store).codec, the_backup(store).state) == (Codec.ZSTD, State.VERIFIED)
+    assert KEYS.of(name, Kind.MANIFEST) not in store.reads
 
 
 def test_the_index_never_outlives_the_documents_it_was_made_of(store: CountingStore) -> None:

@@ -8,7 +8,7 @@ import pytest
 from backup_pipeline.engine.catalog import read_catalog, read_evidence
 from backup_pipeline.engine.documents import to_json
 from backup_pipeline.engine.index import read_index
-from backup_pipeline.engine.model import Act, PruneResult, RetentionPolicy
+from backup_pipeline.engine.model import Act, Codec, PruneResult, RetentionPolicy
 from backup_pipeline.engine.names import BackupName, Kind
 from backup_pipeline.engine.prune import prune
 from backup_pipeline.engine.store import ObjectInfo, UploadInfo
@@ -228,6 +228,23 @@ def test_what_a_deletion_left_over_goes_even_if_nothing_expires(store: Bucket) -
     result = run(store)
     assert (result.deleted, result.strays) == ((str(begun),), ())
     assert not any(str(begun) in key for key in store.objects)
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["expired", "left over"])
+def test_a_backup_of_zstd_goes_and_a_dump_of_its_name_that_is_not_its_own_stays(
+    store: Bucket, begun: bool
+) -> None:
+    made(store, 1)
+    store.time = days_ago(8)
+    expired = make_backup(store, days_ago(8), codec=Codec.ZSTD)
+    if begun:
+        make_evidence(store, expired, act=Act.EXPIRE, codec=Codec.ZSTD)
+        store.delete(KEYS.of(expired, Kind.MANIFEST))
+    foreign = KEYS.of(expired, Kind.DUMP)
+    store.put(foreign, b"another script wrote this")
+    store.time = NOW
+    assert run(store).deleted == (str(expired),)
+    assert {key for key in store.objects if str(expired) in key} == {foreign}
 
 
 def test_other_databases_and_foreign_objects_are_not_touched(store: Bucket) -> None:

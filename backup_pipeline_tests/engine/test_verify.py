@@ -1,5 +1,6 @@
 """Verification finds whatever is wrong with the stored bytes, and nothing in good ones."""
 
+import json
 import random
 import threading
 import time
@@ -15,7 +16,15 @@ from backup_pipeline.engine.backup import back_up
 from backup_pipeline.engine.catalog import read_catalog, read_evidence
 from backup_pipeline.engine.compression import MemberWriter
 from backup_pipeline.engine.documents import to_json
-from backup_pipeline.engine.model import Manifest, Member, Progress, Section, State, TableRows
+from backup_pipeline.engine.model import (
+    Codec,
+    Manifest,
+    Member,
+    Progress,
+    Section,
+    State,
+    TableRows,
+)
 from backup_pipeline.engine.names import BackupName, Keys, Kind
 from backup_pipeline.engine.verify import verify
 from backup_pipeline.errors import NotFound, StoreUnreachable, VerificationFailed
@@ -39,10 +48,19 @@ def small_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify_module, "_ENOUGH", 20_000)
 
 
+each_codec = pytest.mark.parametrize("codec", list(Codec), indirect=True)
+
+
 @pytest.fixture
-def manifest(store: MemoryStore) -> Manifest:
+def codec(request: pytest.FixtureRequest) -> Codec:
+    """What the backup is compressed with."""
+    return Codec(getattr(request, "param", Codec.GZIP))
+
+
+@pytest.fixture
+def manifest(store: MemoryStore, codec: Codec) -> Manifest:
     source = FakePostgres(lambda: NOW).dump_source("ahold_options")
-    return back_up(source, store, KEYS, NAME, clock=lambda: NOW)
+    return back_up(source, store, KEYS, NAME, codec=codec, clock=lambda: NOW)
 
 
 def findings(store: MemoryStore) -> tuple[str, ...]:
@@ -53,6 +71,7 @@ def findings(store: MemoryStore) -> tuple[str, ...]:
     return entry.findings
 
 
+@each_codec
 def test_a_good_backup_is_verified_and_the_evidence_says_so(
     store: MemoryStore, manifest: Manifest
 ) -> None:
@@ -61,17 +80,20 @@ def test_a_good_backup_is_verified_and_the_evidence_says_so(
     assert (entry.passed, entry.rows, entry.read_bytes) == (True, manifest.rows, manifest.length)
 
 
+@each_codec
 @pytest.mark.parametrize("seed", range(40))
 def test_one_flipped_bit_anywhere_is_found(
     store: MemoryStore, manifest: Manifest, seed: int
 ) -> None:
     chance = random.Random(seed)  # noqa: S311  # not a secret
-    body = bytearray(store.objects[DUMP].body)
+    dump = KEYS.of(NAME, manifest.codec.kind)
+    body = bytearray(store.objects[dump].body)
     body[chance.randrange(len(body))] ^= 1 << chance.randrange(8)
-    store.put(DUMP, bytes(body), overwrite=True)
+    store.put(dump, bytes(body), overwrite=True)
     assert findings(store)
 
 
+@each_codec
 @pytest.mark.parametrize(
     "damage",
     [
@@ -86,7 +108,8 @@ def test_one_flipped_bit_anywhere_is_found(
 def test_another_length_is_found(
     store: MemoryStore, manifest: Manifest, damage: Callable[[bytes], bytes]
 ) -> None:
-    store.put(DUMP, damage(store.objects[DUMP].body), overwrite=True)
+    dump = KEYS.of(NAME, manifest.codec.kind)
+    store.put(dump, damage(store.objects[dump].body), overwrite=True)
     assert "bytes where the backup had" in findings(store)[0]
 
 
@@ -271,6 +294,25 @@ def test_a_member_too_few_is_found(store: MemoryStore, manifest: Manifest) -> No
     body = store.objects[DUMP].body[: sum(member.length for member in fewer)]
     store.put(DUMP, body, overwrite=True)
     assert "section" in findings(store)[0]
+
+
+def test_a_manifest_of_before_there_was_a_codec_is_one_of_gzip(
+    store: MemoryStore, manifest: Manifest
+) -> None:
+    document = json.loads(store.objects[MANIFEST].body)
+    assert document.pop("codec") == "gzip"
+    document.pop("sha256")
+    store.put(MANIFEST, json.dumps(document).encode(), overwrite=True)
+    assert findings(store) == ()
+
+
+@each_codec
+def test_a_codec_that_was_forged_is_found(store: MemoryStore, manifest: Manifest) -> None:
+    """The dump stands under the other key as well."""
+    (other,) = set(Codec) - {manifest.codec}
+    store.put(KEYS.of(NAME, other.kind), store.objects[KEYS.of(NAME, manifest.codec.kind)].body)
+    store.put(MANIFEST, to_json(replace(manifest, codec=other)), overwrite=True)
+    assert f"the {other} stream is damaged" in findings(store)[0]
 
 
 def test_a_manifest_of_another_backup_is_refused(store: MemoryStore, manifest: Manifest) -> None:

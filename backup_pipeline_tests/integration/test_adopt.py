@@ -2,6 +2,7 @@
 
 import gzip
 import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -10,12 +11,12 @@ import pytest
 
 from backup_pipeline import cli
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
-from backup_pipeline.engine.adopt import adopt
+from backup_pipeline.engine.adopt import adopt, adoptable
 from backup_pipeline.engine.backup import back_up
 from backup_pipeline.engine.catalog import read_catalog, read_manifest
 from backup_pipeline.engine.drill import drill
 from backup_pipeline.engine.dump import PostgresDumpSource
-from backup_pipeline.engine.model import State
+from backup_pipeline.engine.model import Codec, State
 from backup_pipeline.engine.names import BackupName, Keys, Kind
 from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.restore import restore
@@ -29,6 +30,11 @@ from backup_pipeline_tests.integration.databases import (
     drop_database,
     new_database,
 )
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 KEYS = Keys("backups/postgres/")
 NAME = "ahold_options_2025-12-16_120000"
@@ -104,6 +110,25 @@ def test_gzip_members_one_after_the_other_are_one_file(
             assert_equal(postgres18, source, source.using(target))
         finally:
             drop_database(postgres18, target)
+
+
+def test_frames_of_zstd_are_adopted_as_well(store: ObjectStore, good: bytes) -> None:
+    sql = gzip.decompress(good)
+    asked = zstd.CompressionParameter
+    # A window as large as the program zstd makes it with --long.
+    long = zstd.compress(sql[1000:], options={asked.window_log: 27})
+    frames = zstd.compress(sql[:1000]) + long
+    for body, whole in ((frames, True), (frames[:-4], False)):
+        name = BackupName.parse(NAME if whole else "ahold_options_2025-12-15_120000")
+        store.put(KEYS.of(name, Kind.DUMP_ZSTD), body)
+        assert "adopt" in read_catalog(store, KEYS).strays[0].reason
+        assert adoptable(store, KEYS, "ahold_options") == (name,)
+        if whole:
+            assert adopt(store, KEYS, name, AMSTERDAM, clock=now).codec is Codec.ZSTD
+            assert verify(store, KEYS, name, clock=now).passed
+        else:
+            with pytest.raises(VerificationFailed, match="cut"):
+                adopt(store, KEYS, name, AMSTERDAM, clock=now)
 
 
 @pytest.fixture

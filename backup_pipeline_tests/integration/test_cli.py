@@ -144,7 +144,11 @@ def test_a_backup_is_restored_into_a_new_database_of_its_own_name(
 
 def test_a_live_database_is_replaced_and_kept(machine: Machine, postgres: EmbeddedPostgres) -> None:
     database = machine.server.database
-    machine.run("backup")
+    machine.environment["BACKUP_COMPRESSION_LEVEL"] = "19"
+    assert "BACKUP_CODEC=gzip" in machine.run("backup", code=2).stderr
+    name = machine.json("backup", "--codec", "zstd")["name"]
+    del machine.environment["BACKUP_COMPRESSION_LEVEL"]
+    assert " of zstd, " in machine.run("show", name).stdout
     with psycopg.connect(postgres.dsn(database), autocommit=True) as live:
         live.execute("DELETE FROM quotes")
     document = machine.json("restore", "--latest", "--replace", "--no-confirm")

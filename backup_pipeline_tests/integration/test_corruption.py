@@ -11,7 +11,7 @@ from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.engine.backup import back_up
 from backup_pipeline.engine.documents import from_json, to_json
 from backup_pipeline.engine.dump import PostgresDumpSource
-from backup_pipeline.engine.model import Manifest
+from backup_pipeline.engine.model import Codec, Manifest
 from backup_pipeline.engine.names import BackupName, Keys, Kind
 from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.store import ObjectStore
@@ -34,14 +34,19 @@ class Bucket:
     older: BackupName
     newer: BackupName
 
+    codec: Codec
+
+    def dump(self, name: BackupName) -> str:
+        return KEYS.of(name, self.codec.kind)
+
     def body(self, name: BackupName) -> bytes:
-        return b"".join(self.store.read(KEYS.of(name, Kind.DUMP)))
+        return b"".join(self.store.read(self.dump(name)))
 
     def keys(self) -> list[str]:
         return [info.key for info in self.store.list(KEYS.prefix)]
 
     def replace(self, name: BackupName, body: bytes) -> None:
-        self.store.put(KEYS.of(name, Kind.DUMP), body, overwrite=True)
+        self.store.put(self.dump(name), body, overwrite=True)
 
 
 @pytest.fixture
@@ -50,9 +55,19 @@ def server(postgres18: EmbeddedPostgres) -> Iterator[Server]:
         yield server
 
 
+each_codec = pytest.mark.parametrize("codec", list(Codec), indirect=True)
+
+
+@pytest.fixture
+def codec(request: pytest.FixtureRequest) -> Codec:
+    """What the backups are compressed with."""
+    return Codec(getattr(request, "param", Codec.GZIP))
+
+
 @pytest.fixture
 def bucket_of_two(
     server: Server,
+    codec: Codec,
     store: ObjectStore,
     postgres18: EmbeddedPostgres,
     s3_environment: dict[str, str],
@@ -63,9 +78,9 @@ def bucket_of_two(
     names = [BackupName.of(server.database, now() + timedelta(seconds=i)) for i in range(2)]
     for name in names:
         source = PostgresDumpSource(server, [postgres18.bin_dir])
-        back_up(source, store, KEYS, name, clock=now)
+        back_up(source, store, KEYS, name, codec=codec, clock=now)
         assert verify(store, KEYS, name, clock=now).passed
-    return Bucket(store, *names)
+    return Bucket(store, names[0], names[1], codec)
 
 
 def flip(bucket: Bucket) -> None:
@@ -85,7 +100,7 @@ def swap(bucket: Bucket) -> None:
 
 
 def lose(bucket: Bucket) -> None:
-    bucket.store.delete(KEYS.of(bucket.newer, Kind.DUMP))
+    bucket.store.delete(bucket.dump(bucket.newer))
 
 
 def forge(bucket: Bucket) -> None:
@@ -105,6 +120,7 @@ every_damage = pytest.mark.parametrize(
 )
 
 
+@each_codec
 @every_damage
 def test_verify_says_so(bucket_of_two: Bucket, damage: Callable[[Bucket], None]) -> None:
     damage(bucket_of_two)
@@ -140,6 +156,7 @@ def test_restore_refuses_before_it_touches_the_target(
     assert databases(postgres18) == before
 
 
+@each_codec
 def test_a_good_bucket_is_verified_and_pruned(bucket_of_two: Bucket) -> None:
     """The tests above would pass as well if everything were always refused."""
     assert cli.run(["verify", "--all"]) == 0

@@ -16,11 +16,14 @@ from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.embedded.sample import load_sample
 from backup_pipeline.engine import members, plan
 from backup_pipeline.engine.backup import back_up
+from backup_pipeline.engine.catalog import read_manifest
+from backup_pipeline.engine.drill import drill
 from backup_pipeline.engine.dump import PostgresDumpSource
-from backup_pipeline.engine.model import Manifest
+from backup_pipeline.engine.model import Codec, Manifest
 from backup_pipeline.engine.names import BackupName, Keys, Kind
 from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.restore import restore
+from backup_pipeline.engine.selection import Selection, restore_selection
 from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.engine.verify import verify
 from backup_pipeline_tests.integration.databases import (
@@ -39,10 +42,12 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def make(store: ObjectStore, postgres: EmbeddedPostgres, server: Server) -> Manifest:
+def make(
+    store: ObjectStore, postgres: EmbeddedPostgres, server: Server, codec: Codec = Codec.GZIP
+) -> Manifest:
     name = BackupName.of(server.database, now())
     source = PostgresDumpSource(server, [postgres.bin_dir], jobs=3)
-    return back_up(source, store, KEYS, name, clock=now)
+    return back_up(source, store, KEYS, name, codec=codec, clock=now)
 
 
 @contextmanager
@@ -101,26 +106,61 @@ def test_a_database_comes_back_equal_through_restore_and_through_psql_alone(
     request: pytest.FixtureRequest,
     store: ObjectStore,
     database: Database,
-    monkeypatch: pytest.MonkeyPatch,
+    small: None,
 ) -> None:
+    with database(any_postgres, request) as source:
+        assert_it_comes_back(any_postgres, store, source, Codec.GZIP)
+
+
+def test_zstd_comes_back_equal_as_a_whole_and_in_part_and_through_psql_alone(
+    postgres18: EmbeddedPostgres, store: ObjectStore, small: None
+) -> None:
+    if not shutil.which("zstd"):
+        pytest.skip("there is no program zstd")
+    with new_database(postgres18, EVERY_KIND) as source:
+        name = assert_it_comes_back(postgres18, store, source, Codec.ZSTD)
+        assert drill(store, KEYS, name, source, [postgres18.bin_dir], clock=now).entry.passed
+        manifest = read_manifest(store, KEYS, name)
+        table = max(manifest.tables, key=lambda each: each.rows)
+        with restored_name(postgres18, source) as part:
+            result = restore_selection(
+                store,
+                KEYS,
+                name,
+                source,
+                part,
+                Selection(tables=(table.table,)),
+                [postgres18.bin_dir],
+                clock=now,
+            )
+            assert result.rows >= table.rows > 0
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are many members and several streams even of a small database."""
     # Members so small that tables go on in the next one.
     monkeypatch.setattr(members, "_ENOUGH", 100)
     monkeypatch.setattr(members, "_TOO_MUCH", 10_000)
     # Tables that are dumped by themselves already when they hold anything.
     monkeypatch.setattr(plan, "LARGE", 8192)
-    with (
-        database(any_postgres, request) as source,
-        restored_name(any_postgres, source) as target,
-        new_database(any_postgres) as by_psql,
-    ):
-        name = BackupName.parse(make(store, any_postgres, source).name)
+
+
+def assert_it_comes_back(
+    postgres: EmbeddedPostgres, store: ObjectStore, source: Server, codec: Codec
+) -> BackupName:
+    """Back a database up, and restore it in both ways."""
+    with restored_name(postgres, source) as target, new_database(postgres) as by_psql:
+        name = BackupName.parse(make(store, postgres, source, codec).name)
         assert verify(store, KEYS, name, clock=now).passed
         restore(store, KEYS, name, source, target, clock=now)
-        assert_equal(any_postgres, source, source.using(target))
-        stored = b"".join(store.read(KEYS.of(name, Kind.DUMP)))
-        sql = subprocess.run(["gunzip"], input=stored, capture_output=True, check=True).stdout
-        psql(any_postgres, by_psql.database, sql)
-        assert_equal(any_postgres, source, by_psql)
+        assert_equal(postgres, source, source.using(target))
+        stored = b"".join(store.read(KEYS.of(name, codec.kind)))
+        # Both programs, gzip and zstd, are called like their codec.
+        plain = subprocess.run([codec, "-d"], input=stored, capture_output=True, check=True)
+        psql(postgres, by_psql.database, plain.stdout)
+        assert_equal(postgres, source, by_psql)
+    return name
 
 
 @pytest.mark.parametrize(
