@@ -161,6 +161,8 @@ def _restore(console: "Console", settings: "Settings", backup: "Backup") -> str:
             backup.name,
             settings.server(),
             target,
+            bin_dirs=settings.clients_dirs(),
+            jobs=settings.jobs,
             clock=lambda: datetime.now(UTC),
         )
     return target

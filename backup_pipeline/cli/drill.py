@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from backup_pipeline.cli import words
+from backup_pipeline.cli import options, words
 from backup_pipeline.cli.documents import of_entry
 from backup_pipeline.cli.output import Output, command
 from backup_pipeline.errors import VerificationFailed
@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 @click.argument("name", required=False)
 @click.option("--latest", is_flag=True, help="The newest backup of the database.")
 @click.option("--database", help="Instead of BACKUP_DATABASE.")
+@options.jobs
 @command
-def drill(output: Output, name: str | None, latest: bool, database: str | None) -> None:
+def drill(
+    output: Output, name: str | None, latest: bool, database: str | None, jobs: int | None
+) -> None:
     """Restore into a scratch database, compare every row, drop it, and record the proof."""
     from backup_pipeline.engine.choice import newest_backup
     from backup_pipeline.engine.drill import drill as drill_backup
@@ -30,7 +33,7 @@ def drill(output: Output, name: str | None, latest: bool, database: str | None) 
     if (name is not None) == latest:
         raise click.UsageError("Give one of NAME and --latest.")
     asked = BackupName.parse(name) if name is not None else None
-    settings = load_settings(database=database)
+    settings = load_settings(database=database, jobs=jobs)
     store, keys = settings.store(), settings.keys()
     backup = asked or newest_backup(store, keys, settings.database, _now()).name
     with output.progress() as report:
@@ -41,6 +44,7 @@ def drill(output: Output, name: str | None, latest: bool, database: str | None) 
             settings.drill_server(),
             settings.clients_dirs(),
             invariants=settings.invariants,
+            jobs=settings.jobs,
             clock=_now,
             report=report,
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from backup_pipeline.cli import words
+from backup_pipeline.cli import options, words
 from backup_pipeline.cli.documents import of_backup
 from backup_pipeline.cli.output import Output, command
 from backup_pipeline.cli.show import show_catalog
@@ -73,6 +73,7 @@ class Plan:
 @click.option("--database", help="Choose among the backups of this database.")
 @click.option("--since", metavar="TIME", help="With --list: only those taken at TIME or later.")
 @click.option("--until", metavar="TIME", help="With --list: only those taken by TIME.")
+@options.jobs
 @command
 def restore(
     output: Output,
@@ -93,6 +94,7 @@ def restore(
     database: str | None,
     since: str | None,
     until: str | None,
+    jobs: int | None,
 ) -> None:
     """Restore a backup into a new database, or in place of the live one.
 
@@ -116,7 +118,7 @@ def restore(
         return
     from backup_pipeline.settings import load_settings
 
-    settings = load_settings(database=database)
+    settings = load_settings(database=database, jobs=jobs)
     plan = _plan(settings, Choice(latest, at, name), into, replace=replace, add=add)
     _describe(output, plan, settings.zone)
     if plan.exists and not (replace or add):
@@ -217,6 +219,8 @@ def _restore(
             replace=replace,
             disconnect=disconnect,
             wait=wait,
+            bin_dirs=settings.clients_dirs(),
+            jobs=settings.jobs,
             clock=lambda: datetime.now(UTC),
             report=report,
         )

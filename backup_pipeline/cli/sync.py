@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from backup_pipeline.cli import words
+from backup_pipeline.cli import options, words
 from backup_pipeline.cli.output import Output, command
 from backup_pipeline.errors import InvalidInput, NotConfirmed, TargetExists
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     "--disconnect", is_flag=True, help="With --replace: end the sessions that are left then."
 )
 @click.option("--no-confirm", is_flag=True, help="Don't ask.")
+@options.jobs
 @command
 def sync(
     output: Output,
@@ -48,6 +49,7 @@ def sync(
     wait: float,
     disconnect: bool,
     no_confirm: bool,
+    jobs: int | None,
 ) -> None:
     """Copy a live database straight to another server, compared and switched in as a whole.
 
@@ -61,7 +63,7 @@ def sync(
 
     if (disconnect or wait) and not replace:
         raise click.UsageError("--wait and --disconnect go with --replace.")
-    settings = load_settings()
+    settings = load_settings(jobs=jobs)
     source = settings.source()
     if origin is not None:
         source = with_(source, server=_server("--from", origin))

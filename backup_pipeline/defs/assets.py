@@ -193,6 +193,7 @@ def _restore_proof(database: Database) -> dg.AssetsDefinition:
                 server,
                 postgres.bin_dirs(),
                 invariants=settings.invariants,
+                jobs=settings.jobs,
                 clock=database.clock,
             )
             yield from judge_proof(database, name, result)

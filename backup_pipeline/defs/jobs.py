@@ -109,7 +109,8 @@ def restore_job(database: Database) -> dg.JobDefinition:
             store, keys = bucket.store(), bucket.backup_keys()
             backup = chosen_backup(database, store, keys, config.backup)
             target = database_name(config.target or new_database(backup.name))
-            server = database.postgres(context).server(database.name)
+            postgres = database.postgres(context)
+            server = postgres.server(database.name)
             replace = _confirmed(config, target, exists=database_exists(server, target))
             context.log.info(f"restoring {backup.name} into {server.using(target).describe()}")
             result = restore(
@@ -121,6 +122,8 @@ def restore_job(database: Database) -> dg.JobDefinition:
                 replace=replace,
                 disconnect=config.disconnect and replace,
                 wait=config.wait_seconds,
+                bin_dirs=postgres.bin_dirs(),
+                jobs=database.settings.jobs,
                 clock=database.clock,
             )
         context.add_output_metadata(metadata.of_restore(backup, result))

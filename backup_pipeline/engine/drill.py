@@ -28,11 +28,11 @@ from backup_pipeline.engine.model import (
 from backup_pipeline.engine.names import BackupName, Keys
 from backup_pipeline.engine.postgres import Server, choose_clients, find_clients
 from backup_pipeline.engine.preflight import require_suitable
-from backup_pipeline.engine.restore import load
+from backup_pipeline.engine.restore import load, within_limits
 from backup_pipeline.engine.store import ObjectInfo, ObjectStore
 from backup_pipeline.engine.target import maintenance, new_database, remove_leftovers
 from backup_pipeline.engine.verify import read_members, require_whole
-from backup_pipeline.errors import ObjectMissing, PostgresFailed, VerificationFailed
+from backup_pipeline.errors import ChildFailed, ObjectMissing, PostgresFailed, VerificationFailed
 
 if TYPE_CHECKING:
     import psycopg
@@ -159,19 +159,42 @@ class _Drill:
             stored = require_whole(self.store, self.keys, self.manifest, self.jobs, self.report)
             self.verified_at = self.clock()
             remove_leftovers(admin)
-            with new_database(admin, source, source.database) as scratch:
-                target = self.server.using(scratch)
-                try:
-                    load(target, self.store, stored, self.manifest, self.report)
-                except PostgresFailed as error:
-                    raise _blame(error) from error
-                self.loaded_at = self.clock()
-                self.report(Progress("compare", 0, 1))
-                copy = PostgresDumpSource(target, self.bin_dirs, jobs=self.jobs)
-                with copy.open_dump() as dump:
-                    findings = [*self._differences(dump, stored, admin.info.server_version)]
-                with target.connect() as connection:
-                    return [*findings, *self._broken_invariants(connection)]
+            try:
+                return self._compare(admin, stored, self.bin_dirs)
+            except ChildFailed:
+                if self.loaded_at:
+                    raise
+                # Why, pg_restore tells in words only; the server itself has codes for it.
+                return self._compare(admin, stored, ())
+
+    def _compare(
+        self, admin: "psycopg.Connection[TupleRow]", stored: ObjectInfo, bin_dirs: Sequence[Path]
+    ) -> list[str]:
+        """Load, with pg_restore of these directories, and tell in what the copy differs."""
+        with new_database(admin, self.manifest.source, self.manifest.source.database) as scratch:
+            target = self.server.using(scratch)
+            try:
+                load(
+                    target,
+                    self.store,
+                    self.keys,
+                    stored,
+                    self.manifest,
+                    bin_dirs=bin_dirs,
+                    jobs=within_limits(admin, self.jobs),
+                    report=self.report,
+                )
+            except ChildFailed:
+                raise
+            except PostgresFailed as error:
+                raise _blame(error) from error
+            self.loaded_at = self.clock()
+            self.report(Progress("compare", 0, 1))
+            copy = PostgresDumpSource(target, self.bin_dirs, jobs=self.jobs)
+            with copy.open_dump() as dump:
+                findings = [*self._differences(dump, stored, admin.info.server_version)]
+            with target.connect() as connection:
+                return [*findings, *self._broken_invariants(connection)]
 
     def _differences(self, dump: Dump, stored: ObjectInfo, server_version: int) -> Iterator[str]:
         contents = self.manifest.contents

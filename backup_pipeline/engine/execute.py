@@ -1,7 +1,7 @@
 """A script of pg_dump -> a server, without psql: SQL as it stands, COPY data as COPY data."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from psycopg import errors as pg
@@ -34,7 +34,7 @@ def execute(connection: "psycopg.Connection[TupleRow]", events: Iterable[Event])
     events, sent = iter(events), 0
     for event in events:
         if isinstance(event, Statement):
-            _run(connection, event)
+            run(connection, event)
             sent += len(event.sql)
             yield sent
         elif isinstance(event, CopyBegin):
@@ -51,29 +51,39 @@ def events_of(chunks: Iterable[bytes]) -> Iterator[Event]:
     yield from reader.close()
 
 
-def events_of_member(member: Member, chunks: Iterable[bytes], encoding: str) -> Iterator[Event]:
-    """What a member consists of, as if the rows that it shares with others were whole in it.
+def events_of_members(
+    members: Sequence[Member], chunks: Iterable[bytes], encoding: str
+) -> Iterator[Event]:
+    """What members that follow each other consist of, as if each table were whole in them.
 
     `encoding` is the database's.
     """
-    if member.continues is not None:
-        yield copy_begin(encoded(member.continues, encoding))
-    reader = ScriptReader(in_rows=member.continues is not None)
+    first, last = members[0], members[-1]
+    if first.continues is not None:
+        yield copy_begin(encoded(first.continues, encoding))
+    reader = ScriptReader(in_rows=first.continues is not None)
     for chunk in chunks:
         yield from reader.feed(chunk)
-    yield from reader.close(unfinished=member.unfinished)
-    if member.unfinished:
+    yield from reader.close(unfinished=last.unfinished)
+    if last.unfinished:
         yield CopyEnd()
 
 
 def copy_in(
-    cursor: "psycopg.Cursor[TupleRow]", begin: CopyBegin, events: Iterator[Event]
+    cursor: "psycopg.Cursor[TupleRow]",
+    begin: CopyBegin,
+    events: Iterator[Event],
+    *,
+    frozen: bool = False,
 ) -> Iterator[int]:
     """Send the rows that follow `begin`, up to their end; yields the bytes of each piece.
 
     Afterwards `cursor.rowcount` is what the server has taken.
+    `frozen` says that the table was made or emptied in this very transaction, so its rows can be
+    written as those that everybody sees (manual, COPY, FREEZE).
     """
-    with cursor.copy(begin.sql) as copy:
+    sql = begin.sql.removesuffix(b";") + b" WITH (FREEZE);" if frozen else begin.sql
+    with cursor.copy(sql) as copy:
         for rows in events:
             if not isinstance(rows, CopyRows):
                 break
@@ -81,7 +91,8 @@ def copy_in(
             yield len(rows.data)
 
 
-def _run(connection: "psycopg.Connection[TupleRow]", statement: Statement) -> None:
+def run(connection: "psycopg.Connection[TupleRow]", statement: Statement) -> None:
+    """Send one statement; raises as `execute` does."""
     try:
         connection.execute(statement.sql)
     except pg.UndefinedObject:

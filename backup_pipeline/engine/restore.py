@@ -1,17 +1,22 @@
 """Restore: bring a backup back under a name, and swap it in for the live database when asked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backup_pipeline.engine.catalog import read_manifest
-from backup_pipeline.engine.execute import events_of_member, execute
-from backup_pipeline.engine.model import Manifest, Progress, Report, Section, TableContents, silent
-from backup_pipeline.engine.names import BackupName, Keys
+from backup_pipeline.engine.crew import Crew
+from backup_pipeline.engine.load import Loading
+from backup_pipeline.engine.model import Manifest, Progress, Report, Section, silent
+from backup_pipeline.engine.names import BackupName, Keys, Kind
+from backup_pipeline.engine.post_data import fitting_clients, restore_post_data
 from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.preflight import require_suitable
-from backup_pipeline.engine.script import encoded, quoted
+from backup_pipeline.engine.settle import settle
+from backup_pipeline.engine.source import free_connections
 from backup_pipeline.engine.store import ObjectInfo, ObjectStore
 from backup_pipeline.engine.target import (
     exists,
@@ -22,14 +27,11 @@ from backup_pipeline.engine.target import (
     require_free,
     switch,
 )
-from backup_pipeline.engine.verify import read_members, require_whole
-from backup_pipeline.errors import VerificationFailed
+from backup_pipeline.engine.verify import read_archive, require_whole
 
 if TYPE_CHECKING:
     import psycopg
     from psycopg.rows import TupleRow
-
-_LOADED = (Section.PRE_DATA, Section.DATA, Section.POST_DATA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ def restore(
     replace: bool = False,
     disconnect: bool = False,
     wait: float = 0,
+    bin_dirs: Sequence[Path] = (),
+    jobs: int = 2,
     clock: Callable[[], datetime],
     report: Report = silent,
 ) -> RestoreResult:
@@ -76,6 +80,8 @@ def restore(
     Sessions on it refuse that at once, unless they may go by themselves for `wait` seconds of the
     switch; with `disconnect` those that are left then are ended.
     Whatever goes wrong, an interruption included, `target` is as it was.
+    Up to `jobs` connections load side by side, and so are indexes and keys made, where `bin_dirs`
+    have a pg_restore that fits both the backup and the server.
     What a restore that was killed outright left on the server is removed by the next one.
 
     Raises `NotFound`, `VerificationFailed`, `TargetExists`, `TargetInUse`, `TargetUnsuitable`,
@@ -86,11 +92,20 @@ def restore(
     with server.using(maintenance(target)).connect() as admin:
         require_free(admin, target, replace=replace, patient=disconnect or wait > 0)
         require_suitable(admin, manifest.source)
-        stored = require_whole(store, keys, manifest, 2, report)
+        stored = require_whole(store, keys, manifest, jobs, report)
         verified_at = clock()
         remove_leftovers(admin)
         with new_database(admin, manifest.source, target) as loading:
-            load(server.using(loading), store, stored, manifest, report)
+            load(
+                server.using(loading),
+                store,
+                keys,
+                stored,
+                manifest,
+                bin_dirs=bin_dirs,
+                jobs=within_limits(admin, jobs),
+                report=report,
+            )
             loaded_at = clock()
             previous = switch(
                 server,
@@ -117,8 +132,12 @@ def restore(
 def load(
     server: Server,
     store: ObjectStore,
+    keys: Keys,
     stored: ObjectInfo,
     manifest: Manifest,
+    *,
+    bin_dirs: Sequence[Path] = (),
+    jobs: int = 1,
     report: Report = silent,
 ) -> None:
     """Load a backup into the empty database of `server`, compare its rows, and analyse it.
@@ -126,19 +145,28 @@ def load(
     The drops are left out: there is nothing to drop.
     Raises `PostgresFailed` at the first statement that the server refuses.
     """
-    members = [member for member in manifest.members if member.section in _LOADED]
-    total, done = sum(member.raw_length for member in members), 0
-    with server.connect() as connection:
-        connection.prepare_threshold = None
-        # The switch commits synchronously, and with it everything that was written before.
-        connection.execute("SET synchronous_commit = off")
-        for member, chunks in read_members(store, stored, manifest, members):
-            events = events_of_member(member, chunks, manifest.source.encoding)
-            for event_end in execute(connection, events):
-                report(Progress("restore", done + event_end, total))
-            done += member.raw_length
-        _require_rows(connection, manifest)
-        connection.execute("ANALYZE")
+    members = [member for member in manifest.members if member.section is not Section.DROPS]
+    total = sum(member.raw_length for member in members)
+    with server.connect() as connection, Crew() as crew:
+        loading = Loading(connection, server, store, stored, manifest, jobs)
+
+        def post_data(crew: Crew) -> None:
+            clients, archived = None, manifest.schema_archive
+            if archived and jobs > 1:
+                version = connection.info.server_version
+                clients = fitting_clients(bin_dirs, manifest.pg_dump_version, version)
+            if clients and archived:
+                key = keys.of(BackupName.parse(manifest.name), Kind.SCHEMA)
+                archive = read_archive(store, key, archived)
+                text = loading.post_data_text(crew)
+                if restore_post_data(connection, archive, clients, text, jobs):
+                    return
+            loading.post_data(crew)
+
+        for step in (loading.pre_data, loading.data, loading.rest_of_data, post_data):
+            crew.start(partial(step, crew))
+            crew.wait(lambda: report(Progress("restore", loading.done.sum, total)))
+    settle(server, manifest.contents.tables, manifest.source.encoding, jobs)
 
 
 def database_exists(server: Server, database: str) -> bool:
@@ -147,18 +175,6 @@ def database_exists(server: Server, database: str) -> bool:
         return exists(admin, database)
 
 
-def _require_rows(connection: "psycopg.Connection[TupleRow]", manifest: Manifest) -> None:
-    for table in manifest.contents.tables:
-        counted = _count(connection, table, manifest.source.encoding)
-        if counted != table.rows:
-            raise VerificationFailed(
-                f"{table.schema}.{table.table} has {counted} rows where {table.rows} were dumped",
-                hint="The target is as it was. A rule or trigger may change rows as they load.",
-            )
-
-
-def _count(connection: "psycopg.Connection[TupleRow]", table: TableContents, encoding: str) -> int:
-    name = b".".join(quoted(encoded(part, encoding)) for part in (table.schema, table.table))
-    row = connection.execute(b"SELECT count(*) FROM ONLY " + name).fetchone()
-    assert row is not None
-    return int(row[0])
+def within_limits(admin: "psycopg.Connection[TupleRow]", jobs: int) -> int:
+    """As many jobs as the server has connections for beside one more, but at least one."""
+    return max(1, min(jobs, free_connections(admin) - 1))

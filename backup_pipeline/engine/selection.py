@@ -11,7 +11,7 @@ from psycopg import sql
 
 from backup_pipeline.engine.archive import Archive, Entry, Name, named, opened, with_what_belongs
 from backup_pipeline.engine.catalog import read_manifest
-from backup_pipeline.engine.execute import copy_in, events_of, events_of_member, execute
+from backup_pipeline.engine.execute import copy_in, events_of, events_of_members, execute
 from backup_pipeline.engine.model import (
     Manifest,
     Member,
@@ -245,7 +245,7 @@ class _Part:
     ) -> Iterator[int]:
         encoding, done = self._manifest.source.encoding, 0
         expected = {(each.schema, each.table): each.rows for each in member.tables}
-        events = events_of_member(member, chunks, encoding)
+        events = events_of_members([member], chunks, encoding)
         for event in events:
             if not isinstance(event, CopyBegin):
                 continue

@@ -74,7 +74,9 @@ _FREE_CONNECTIONS = """
     SELECT least(
         current_setting('max_connections')::int
             - current_setting('superuser_reserved_connections')::int
-            - (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),
+            - coalesce(current_setting('reserved_connections', true)::int, 0)
+            -- What others do is shown to few; how many they are, to everybody.
+            - (SELECT sum(numbackends) FROM pg_stat_database),
         (SELECT nullif(datconnlimit, -1) - (
                 SELECT count(*) FROM pg_stat_activity WHERE datid = pg_database.oid)
          FROM pg_database WHERE datname = current_database()),

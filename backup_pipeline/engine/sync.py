@@ -1,17 +1,26 @@
 """Sync: one live database straight into another server, with nothing in between."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backup_pipeline.engine.contents import differences, read_contents, together
-from backup_pipeline.engine.dump import Dump, DumpSource, PostgresDumpSource, read_stream
-from backup_pipeline.engine.execute import events_of, execute
+from backup_pipeline.engine.crew import Crew, taken_from
+from backup_pipeline.engine.dump import Dump, DumpSource, PostgresDumpSource, Stream, read_stream
+from backup_pipeline.engine.execute import events_of
 from backup_pipeline.engine.inventory import Inventory
+from backup_pipeline.engine.load import Receiver, set_up
 from backup_pipeline.engine.model import Contents, Progress, Report, Section, silent
+from backup_pipeline.engine.post_data import fitting_clients, restore_post_data
 from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.preflight import require_suitable
+from backup_pipeline.engine.script import CopyBegin, Statement
+from backup_pipeline.engine.settle import settle
+from backup_pipeline.engine.source import free_connections
 from backup_pipeline.engine.target import (
     kept_name,
     maintenance,
@@ -21,6 +30,12 @@ from backup_pipeline.engine.target import (
     switch,
 )
 from backup_pipeline.errors import VerificationFailed
+
+if TYPE_CHECKING:
+    import psycopg
+    from psycopg.rows import TupleRow
+
+    Connection = psycopg.Connection[TupleRow]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,28 +99,13 @@ def sync(
 
 def _load(dump: Dump, server: Server, bin_dirs: Sequence[Path], report: Report) -> Contents:
     """Load a dump into an empty database, compare and analyse it; gives what was loaded."""
-    schema, done = dump.schema(), 0
-    pieces: list[Contents] = []
-    with server.connect() as connection:
-        connection.prepare_threshold = None
-        connection.execute("SET synchronous_commit = off")
-
-        def run(chunks: Iterable[bytes]) -> None:
-            nonlocal done
-            sent = 0
-            for sent in execute(connection, events_of(chunks)):
-                report(Progress("sync", done + sent))
-            done += sent
-
-        run([schema.pre_data])
-        for stream in dump.data():
-            inventory = Inventory(dump.source.encoding, digests=True)
-            run(_taken_down(read_stream(stream, Section.DATA), inventory))
-            inventory.close()
-            pieces.append(inventory.contents())
-        run([schema.post_data])
-        connection.execute("ANALYZE")
-    expected = together(dump, pieces)
+    loading = _Loading(dump, server, bin_dirs)
+    with server.connect() as connection, Crew() as crew:
+        for step in (loading.pre_data, loading.data, loading.post_data):
+            crew.start(partial(step, connection, crew))
+            crew.wait(lambda: report(Progress("sync", loading.done.sum)))
+    settle(server, (), dump.source.encoding, dump.jobs)
+    expected = together(dump, loading.contents)
     with PostgresDumpSource(server, bin_dirs, jobs=dump.jobs).open_dump() as copy:
         found = read_contents(copy)
     if wrong := list(differences(expected, found)):
@@ -114,6 +114,62 @@ def _load(dump: Dump, server: Server, bin_dirs: Sequence[Path], report: Report) 
             hint="The target is as it was. A rule or trigger may change rows as they load.",
         )
     return expected
+
+
+class _Loading:
+    """A dump on its way into an empty database, each step by a thread of a crew."""
+
+    def __init__(self, dump: Dump, server: Server, bin_dirs: Sequence[Path]) -> None:
+        self._dump = dump
+        self._bin_dirs = bin_dirs
+        self._receiver = Receiver(server, dump.source.encoding)
+        self.done = self._receiver.done
+        """Bytes of SQL that the server has taken."""
+        self.contents: list[Contents] = []
+        """What each stream held."""
+
+    def pre_data(self, connection: "Connection", crew: Crew) -> None:
+        """Make what tables need, and the tables."""
+        set_up(connection)
+        self._receiver.make_tables(connection, events_of([self._dump.schema().pre_data]), crew)
+
+    def data(self, connection: "Connection", crew: Crew) -> None:
+        """Load the streams, in this thread and in others of the crew."""
+        streams = deque(self._dump.data())
+        jobs = min(self._dump.jobs, len(streams), free_connections(connection))
+        for _ in range(jobs - 1):
+            crew.start(lambda: self._load_beside(streams, crew))
+        self._load(connection, streams, crew)
+
+    def post_data(self, connection: "Connection", crew: Crew) -> None:
+        """Make indexes, keys and all that comes behind the rows."""
+        schema, jobs = self._dump.schema(), min(self._dump.jobs, free_connections(connection))
+        server_version = connection.info.server_version
+        clients = fitting_clients(self._bin_dirs, self._dump.pg_dump_version, server_version)
+        if jobs > 1 and clients:
+            text = schema.post_data
+            if restore_post_data(connection, schema.archive, clients, text, jobs):
+                return
+        self._receiver.take(connection, events_of([schema.post_data]), crew)
+
+    def _load_beside(self, streams: "deque[Stream]", crew: Crew) -> None:
+        with self._receiver.connected() as connection:
+            self._load(connection, streams, crew)
+
+    def _load(self, connection: "Connection", streams: "deque[Stream]", crew: Crew) -> None:
+        with crew.stopping(connection.cancel):
+            for stream in taken_from(streams):
+                inventory = Inventory(self._dump.source.encoding, digests=True)
+                chunks = _taken_down(read_stream(stream, Section.DATA), inventory)
+                # A table is in one stream, and what depends on something stands behind it.
+                events = events_of(chunks)
+                for event in events:
+                    if isinstance(event, CopyBegin):
+                        self._receiver.take_rows(connection, event, events, crew, all_of_them=True)
+                    elif isinstance(event, Statement):
+                        self._receiver.take_statement(connection, event)
+                inventory.close()
+                self.contents.append(inventory.contents())
 
 
 def _taken_down(chunks: Iterable[bytes], inventory: Inventory) -> Iterator[bytes]:

@@ -158,13 +158,19 @@ class _Verification:
 
 
 def read_members(
-    store: ObjectStore, stored: ObjectInfo, manifest: Manifest, members: Sequence[Member]
+    store: ObjectStore,
+    stored: ObjectInfo,
+    manifest: Manifest,
+    members: Sequence[Member],
+    *,
+    counting: bool = True,
 ) -> Iterator[tuple[Member, Iterator[bytes]]]:
     """Members with their SQL, verified as it goes by; wrong bytes end in `VerificationFailed`.
 
     The last bytes of a member come before its last comparison: nothing is proved of it until its
     iterator has ended.
     One request reads all that lies side by side.
+    Without `counting` rows are left to somebody else to count.
     """
     closing = {member.section: member.offset for member in manifest.members}
     for run in _side_by_side(members):
@@ -172,24 +178,29 @@ def read_members(
         stream = _Bytes(store.read(stored.key, run[0].offset, length, etag=stored.etag))
         for member in run:
             ends = closing[member.section] == member.offset
-            yield member, _verified(manifest, member, stream.take(member.length), ends=ends)
+            chunks = stream.take(member.length)
+            yield member, _verified(manifest, member, chunks, ends=ends, counting=counting)
 
 
 def _verified(
-    manifest: Manifest, member: Member, chunks: Iterator[bytes], *, ends: bool
+    manifest: Manifest, member: Member, chunks: Iterator[bytes], *, ends: bool, counting: bool
 ) -> Iterator[bytes]:
     digest = hashlib.sha256()
+    counting = counting and member.section is Section.DATA
     inventory, tail = Inventory(manifest.source.encoding, member.continues), Tail()
     hashed = _hashed(chunks, digest.update)
     try:
         for raw in decompress(hashed, member.raw_length, manifest.codec, several=manifest.adopted):
             tail.feed(raw)
-            if member.section is Section.DATA:
+            if counting:
                 inventory.feed(raw)
             yield raw
-        inventory.close(unfinished=member.unfinished)
+        tables = member.tables
+        if counting:
+            inventory.close(unfinished=member.unfinished)
+            tables = inventory.take_tables()
         closed = tail.closed or not ends
-        _require_end(member, digest.hexdigest(), inventory.take_tables(), closed=closed)
+        _require_end(member, digest.hexdigest(), tables, closed=closed)
     except VerificationFailed as error:
         where = f"member {member.section} at {member.offset}"
         raise VerificationFailed(f"{where}: {error.message}") from error

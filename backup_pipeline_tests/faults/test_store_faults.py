@@ -346,6 +346,7 @@ def full(event, arguments):
         event == "open"
         and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         and arguments[0] != os.devnull
+        and not isinstance(arguments[0], int)  # a pipe to a child, or memory
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments))
 sys.addaudithook(full)

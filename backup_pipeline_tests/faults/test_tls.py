@@ -166,7 +166,11 @@ def test_every_session_and_every_request_goes_by_tls(site: Site) -> None:
     ):
         done = site.run(*arguments)
         assert done.returncode == 0, done.stdout + done.stderr
-    assert connections(site, begun) == {"backup-pipeline": True, "pg_dump": True}
+    assert connections(site, begun) == {
+        "backup-pipeline": True,
+        "pg_dump": True,
+        "pg_restore": True,
+    }
 
 
 def test_a_certificate_of_somebody_else_is_refused_by_name(

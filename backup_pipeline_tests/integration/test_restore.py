@@ -352,9 +352,10 @@ def test_a_target_of_any_name(
     target: str,
 ) -> None:
     try:
-        bring_back(store, backup, source, target)
+        tools = [postgres18.bin_dir]
+        bring_back(store, backup, source, target, bin_dirs=tools)
         assert contents(source.using(target)) == contents(source)
-        result = bring_back(store, backup, source, target, replace=True)
+        result = bring_back(store, backup, source, target, replace=True, bin_dirs=tools)
         assert result.previous is not None
         drop_database(postgres18, result.previous)
     finally:

@@ -14,7 +14,7 @@ import pytest
 
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.embedded.sample import load_sample
-from backup_pipeline.engine import members, plan
+from backup_pipeline.engine import load, members, plan
 from backup_pipeline.engine.backup import back_up
 from backup_pipeline.engine.catalog import read_manifest
 from backup_pipeline.engine.drill import drill
@@ -142,8 +142,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     # Members so small that tables go on in the next one.
     monkeypatch.setattr(members, "_ENOUGH", 100)
     monkeypatch.setattr(members, "_TOO_MUCH", 10_000)
-    # Tables that are dumped by themselves already when they hold anything.
+    # Tables that are dumped by themselves already when they hold anything, and loaded likewise.
     monkeypatch.setattr(plan, "LARGE", 8192)
+    monkeypatch.setattr(load, "_ENOUGH", 20_000)
+    monkeypatch.setattr(load, "_WORTH_FREEZING", 1000)
 
 
 def assert_it_comes_back(
@@ -153,7 +155,8 @@ def assert_it_comes_back(
     with restored_name(postgres, source) as target, new_database(postgres) as by_psql:
         name = BackupName.parse(make(store, postgres, source, codec).name)
         assert verify(store, KEYS, name, clock=now).passed
-        restore(store, KEYS, name, source, target, clock=now)
+        tools = [postgres.bin_dir]
+        restore(store, KEYS, name, source, target, bin_dirs=tools, jobs=3, clock=now)
         assert_equal(postgres, source, source.using(target))
         stored = b"".join(store.read(KEYS.of(name, codec.kind)))
         # Both programs, gzip and zstd, are called like their codec.

@@ -8,6 +8,7 @@ import pytest
 
 from backup_pipeline import cli
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
+from backup_pipeline.engine import load, plan
 from backup_pipeline.engine.dump import PostgresDumpSource
 from backup_pipeline.engine.model import Progress, Report, silent
 from backup_pipeline.engine.postgres import Server
@@ -29,6 +30,13 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+@pytest.fixture(autouse=True)
+def _small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are dumped and loaded side by side although they hold little."""
+    monkeypatch.setattr(plan, "LARGE", 8192)
+    monkeypatch.setattr(load, "_WORTH_FREEZING", 1000)
+
+
 @pytest.fixture
 def source(postgres18: EmbeddedPostgres) -> Iterator[Server]:
     with new_database(postgres18, EVERY_KIND) as server:
@@ -47,7 +55,7 @@ def copy(
     disconnect: bool = False,
     report: Report = silent,
 ) -> SyncResult:
-    dump = PostgresDumpSource(source, [postgres.bin_dir])
+    dump = PostgresDumpSource(source, [postgres.bin_dir], jobs=3)
     return sync(
         dump,
         source,
