@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from traceback import clear_frames
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -106,6 +107,7 @@ class Crew:
                 work()
         except BaseException as failure:  # noqa: BLE001 - whoever waits for the crew raises it
             error = failure
+            let_go(error)
         with self._changed:
             # What comes after the end was decided came of that.
             if error and not self._over:
@@ -124,6 +126,21 @@ class Crew:
                     stop()
             with self._changed:
                 self._changed.wait_for(lambda: not self._running, _TICK / 2)
+
+
+def let_go(error: BaseException) -> None:
+    """Close what the frames of a caught error hold, such as a connection to the store.
+
+    An error and its frames hold each other, so that would wait for the collector of garbage.
+    """
+    ahead: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while ahead:
+        each = ahead.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            clear_frames(each.__traceback__)
+            ahead += [each.__cause__, each.__context__]
 
 
 def taken_from(pieces: "deque[Piece]") -> Iterator[Piece]:

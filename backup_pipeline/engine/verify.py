@@ -9,7 +9,7 @@ from functools import partial
 
 from backup_pipeline.engine.catalog import read_manifest, record
 from backup_pipeline.engine.compression import decompress
-from backup_pipeline.engine.crew import Crew, Tally, taken_from
+from backup_pipeline.engine.crew import Crew, Tally, let_go, taken_from
 from backup_pipeline.engine.inventory import Inventory
 from backup_pipeline.engine.model import (
     Act,
@@ -152,6 +152,7 @@ class _Verification:
                     self.done.add(share - done)
                     done = share
         except VerificationFailed as error:
+            let_go(error)
             with self._lock:
                 if not self._first or offset < self._first[0]:
                     self._first = offset, error

@@ -1,8 +1,10 @@
 """A crew ends as one: with the first error, with an interruption, or when all is done."""
 
+import gc
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 
 import pytest
 
@@ -105,3 +107,31 @@ def test_who_does_not_end_holds_nobody_up_for_long(
     assert 0.5 <= time.monotonic() - begun_at < 30
     assert hangs == (len(calls) == 1)
     forever.set()
+
+
+def test_what_a_failed_thread_held_is_closed_when_its_error_is_raised() -> None:
+    closed: list[str] = []
+
+    def holding() -> Iterator[int]:
+        try:
+            yield from (1, 2)
+        finally:
+            closed.append("here")
+
+    def fail() -> None:
+        held = holding()
+        next(held)
+        try:
+            int("x")
+        except ValueError as error:
+            raise KeyError("x") from error
+
+    gc.disable()
+    try:
+        with pytest.raises(KeyError) as caught, Crew() as crew:
+            crew.start(fail)
+            crew.wait()
+        assert closed == ["here"]
+        assert isinstance(caught.value.__cause__, ValueError)
+    finally:
+        gc.enable()
