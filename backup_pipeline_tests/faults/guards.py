@@ -574,6 +574,32 @@ MUTATIONS = (
             "faults/test_restore_kills.py::test_somebody_elses_database_of_such_a_name_is_left_alone",
         ),
     ),
+    # restore
+    Mutation(
+        "every byte is verified before the server is touched",
+        "restore.py",
+        "        stored = require_whole(store, keys, manifest, jobs, report)\n",
+        "        stored = store.head(keys.of(name, manifest.codec.kind))\n",
+        ("faults/test_bit_rot.py::test_rot_is_found_before_a_restore_says_a_word",),
+    ),
+    Mutation(
+        "rows are compared before a restored database gets its name",
+        "settle.py",
+        "    if row[0] != table.rows:\n",
+        "    if False:\n",
+        (
+            "integration/test_restore.py::test_rows_that_are_not_those_of_the_manifest_are_never_switched_in",
+        ),
+    ),
+    Mutation(
+        "a statement that the server refuses ends the restore",
+        "execute.py",
+        "        if not _SET.fullmatch(statement.bare):\n",
+        "        if False:\n",
+        (
+            "faults/test_hostile_dumps.py::test_a_name_that_the_server_does_not_know_ends_the_restore_wherever_it_is_no_parameter",
+        ),
+    ),
     # messages
     Mutation(
         "a service that fails is named, and the others are told",

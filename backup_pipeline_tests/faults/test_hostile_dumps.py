@@ -173,6 +173,29 @@ def test_what_sql_itself_may_do_is_up_to_the_role_that_restores(
     assert databases(postgres18) == names
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "ALTER TABLE public.t OWNER TO nobody_there;\n",
+        "SET search_path = nowhere; DROP COLLATION nobody_has_this;\n",
+    ],
+)
+def test_a_name_that_the_server_does_not_know_ends_the_restore_wherever_it_is_no_parameter(
+    live: Server, postgres18: EmbeddedPostgres, canary: Path, sql: str
+) -> None:
+    """What is passed over is `SET` of a parameter that only newer servers have, and no more."""
+    store, names = MemoryStore(), databases(postgres18)
+    known = forge(store, live, Section.PRE_DATA, "SET of_a_newer_server = on;\n" + TABLE, canary)
+    target = f"{live.database}_new"
+    restore(store, KEYS, known, live, target, clock=now)
+    drop_database(postgres18, target)
+    store = MemoryStore()
+    name = forge(store, live, Section.PRE_DATA, TABLE + sql, canary)
+    with pytest.raises(PostgresFailed, match="nobody"):
+        restore(store, KEYS, name, live, target, clock=now)
+    assert databases(postgres18) == names
+
+
 @pytest.mark.parametrize("command", ["`touch {}`", "$(touch {})", "\n\\! touch {}\n", "|touch {}"])
 def test_a_database_named_like_a_command(
     postgres18: EmbeddedPostgres, store: ObjectStore, canary: Path, command: str
