@@ -576,6 +576,36 @@ MUTATIONS = (
     ),
     # restore
     Mutation(
+        "the rows that an extension brought are not taken away",
+        "load.py",
+        "      AND NOT EXISTS (\n",
+        "      AND true OR EXISTS (\n",
+        ("integration/test_load.py::test_a_table_is_not_emptied_whose_rows_an_extension_brings",),
+    ),
+    Mutation(
+        "what stands among the rows is done once, and in its order",
+        "load.py",
+        "_behind(seen, events)",
+        "events",
+        (
+            "integration/test_load.py::test_a_statement_among_the_rows_comes_after_what_stands_before_it_and_once",
+        ),
+    ),
+    Mutation(
+        "pg_restore makes what the dump says",
+        "post_data.py",
+        "        if path is None or not _says(clients, path, text):\n",
+        "        if path is None:\n",
+        ("integration/test_load.py::test_an_archive_that_lacks_something_is_left_alone",),
+    ),
+    Mutation(
+        "pg_restore sets nothing that the server does not know",
+        "post_data.py",
+        "if oldest <= c.version_num // 10000 <= newest",
+        "if oldest <= c.version_num // 10000",
+        ("integration/test_load.py::test_tools_that_do_not_fit_the_server_are_left_alone",),
+    ),
+    Mutation(
         "every byte is verified before the server is touched",
         "restore.py",
         "        stored = require_whole(store, keys, manifest, jobs, report)\n",
