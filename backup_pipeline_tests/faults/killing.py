@@ -59,9 +59,10 @@ class Victim:
     def run_and_kill(self, after: float, *arguments: str, alone: bool) -> None:
         """Kill a command after some seconds, alone or with all that it has started."""
         with self.start(*arguments) as process:
-            with suppress(subprocess.TimeoutExpired):
+            try:
                 process.wait(after)
-            kill(process.pid, alone=alone)
+            except subprocess.TimeoutExpired:
+                kill(process.pid, alone=alone)
 
     def wait_until_gone(self) -> None:
         """Until nothing that any command has started runs any more."""
@@ -81,7 +82,7 @@ class Victim:
 
 
 def kill(pid: int, *, alone: bool) -> None:
-    """End a process by SIGKILL, alone or with all that it has started; it may be gone already."""
+    """End a child that nobody has waited for yet by SIGKILL, alone or with all it has started."""
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         # It shall start nothing more while its children are looked for.
