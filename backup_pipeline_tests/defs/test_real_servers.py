@@ -141,6 +141,7 @@ def test_a_run_cancelled_in_the_middle_of_pg_dump_leaves_nothing_within_seconds(
         f' touch "{reached}"; sleep 300 ;; *) exec "{real}" "$@" ;; esac\n'
     )
     stalling.chmod(0o755)
+    (tmp_path / "pg_restore").symlink_to(postgres.bin_dir / "pg_restore")
     monkeypatch.setenv("BACKUP_PG_BIN_DIRS", str(tmp_path))
     asked: list[float] = []
 
