@@ -81,7 +81,7 @@ def pieces_of(members: Sequence[Member], jobs: int) -> list[Piece]:
     member, because it would be what all wait for; any other one is loaded by one.
     """
     chains = list(_chains(members))
-    share = sum(each.raw_length for each in chains) / jobs
+    share = _share(chains, jobs)
     pieces: list[Piece] = []
     small: list[Chain] = []
     for each in chains:
@@ -100,6 +100,11 @@ def pieces_of(members: Sequence[Member], jobs: int) -> list[Piece]:
     if small:
         pieces.append(tuple(small))
     return sorted(pieces, key=lambda piece: -sum(each.raw_length for each in piece))
+
+
+def _share(chains: Sequence[Chain], jobs: int) -> float:
+    """What each of so many connections has to load, in bytes of SQL."""
+    return sum(each.raw_length for each in chains) / jobs
 
 
 def _chains(members: Sequence[Member]) -> Iterator[Chain]:
@@ -263,6 +268,13 @@ class Loading:
         self._in_order: list[tuple[Chain, int]] = []
         self.done = self._receiver.done
         """Bytes of SQL that the server has taken."""
+
+    @property
+    def alike(self) -> bool:
+        """Whether no table is larger than the share of one connection."""
+        chains = list(_chains(self._of(Section.DATA)))
+        share = _share(chains, self._jobs)
+        return all(each.raw_length <= share for each in chains)
 
     def pre_data(self, crew: Crew) -> None:
         """Make what tables need, and the tables."""

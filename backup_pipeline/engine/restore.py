@@ -159,7 +159,7 @@ def load(
                 key = keys.of(BackupName.parse(manifest.name), Kind.SCHEMA)
                 archive = read_archive(store, key, archived)
                 text = loading.post_data_text(crew)
-                if restore_post_data(connection, archive, clients, text, jobs):
+                if restore_post_data(connection, archive, clients, text, jobs, alike=loading.alike):
                     return
             loading.post_data(crew)
 

@@ -331,6 +331,26 @@ def test_pg_restore_makes_indexes_and_keys_where_it_fits(
     assert postgres18.password not in (watched / "calls").read_text()
 
 
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize(("more", "workers"), [("", "2"), ("SELECT * FROM public.one", "0")])
+def test_an_index_has_workers_of_its_own_only_where_one_table_outweighs_the_others(
+    live: Server, postgres18: EmbeddedPostgres, watched: Path, more: str, workers: str
+) -> None:
+    """Elsewhere the cores are taken by the other tables' indexes."""
+    with live.connect() as connection:
+        setting = "current_setting('max_parallel_maintenance_workers')"
+        connection.execute(f"CREATE MATERIALIZED VIEW public.made_with AS SELECT {setting}")
+        if more:
+            connection.execute(f"CREATE TABLE public.more AS {more}")
+    store = MemoryStore()
+    name = make(live, store, postgres18)
+    with beside(live, postgres18) as target:
+        restore(store, KEYS, name, live, target.database, bin_dirs=[watched], jobs=2, clock=now)
+        with target.connect() as connection:
+            found = connection.execute("SELECT * FROM public.made_with").fetchone()
+    assert found == (workers,)
+
+
 def test_an_archive_that_lacks_something_is_left_alone(
     postgres18: EmbeddedPostgres, watched: Path
 ) -> None:
