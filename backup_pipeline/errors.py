@@ -15,7 +15,8 @@
     │   └── ClientTooOld                    no pg_dump on this machine can read the server
     ├── NotFound                        4   no such backup, table or database
     ├── PostgresUnreachable             5   no connection could be made
-    │   └── PostgresDenied                  the server answered, and refused the login
+    │   ├── PostgresDenied                  the server answered, and refused the login
+    │   └── PostgresSilent                  nothing comes from it any more
     ├── PostgresFailed                  1   the server or one of its tools reported an error
     │   ├── ChildFailed                     pg_dump or another child ended badly
     │   └── TableLocked                     somebody held a table for too long
@@ -125,6 +126,15 @@ class PostgresDenied(PostgresUnreachable):
     """The server answered and refused the login: role, password, database or pg_hba.conf."""
 
     default_hint = "Check PGUSER, PGDATABASE and the password, and the server's pg_hba.conf."
+
+
+class PostgresSilent(PostgresUnreachable):
+    """The server, or the network on the way to it, fell silent without closing a connection."""
+
+    default_hint = (
+        "Look at the server and the network between, and run it again; BACKUP_POSTGRES_TIMEOUT "
+        "says how long a silence may last."
+    )
 
 
 class PostgresFailed(BackupPipelineError):

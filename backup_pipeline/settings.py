@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -177,6 +178,8 @@ class Settings(BaseSettings):
     """Versions such as 18.7, each the oldest of its major one that is used without a warning."""
     lock_timeout: Annotated[float, Field(gt=0)] = 300
     """Seconds that a dump waits for a table that somebody has locked."""
+    postgres_timeout: Annotated[float, Field(ge=1)] = 60
+    """Seconds without a word from PostgreSQL until another connection asks if it is still there."""
     stale_upload_hours: Annotated[float, Field(ge=1)] = 24
     """An upload to which nothing has arrived for so long is aborted."""
     s3_endpoint_url: Annotated[str, Field(pattern=r"^https?://[^@]+$")] | None = None
@@ -261,17 +264,17 @@ class Settings(BaseSettings):
 
     def server(self) -> "Server":
         """The server, connected to the database that is backed up."""
-        from backup_pipeline.engine.postgres import Server
-
-        return Server.of(self.dsn.get_secret_value() if self.dsn else None).using(self.database)
+        return self._server(self.dsn)
 
     def drill_server(self) -> "Server":
         """The server on which drills restore."""
+        return self._server(self.drill_dsn or self.dsn)
+
+    def _server(self, dsn: SecretStr | None) -> "Server":
         from backup_pipeline.engine.postgres import Server
 
-        if self.drill_dsn is None:
-            return self.server()
-        return Server.of(self.drill_dsn.get_secret_value()).using(self.database)
+        server = Server.of(dsn.get_secret_value() if dsn else None).using(self.database)
+        return replace(server, patience=self.postgres_timeout)
 
     def source(self) -> "PostgresDumpSource":
         """The database as something that can be dumped."""

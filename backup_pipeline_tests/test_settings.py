@@ -124,6 +124,7 @@ def test_a_file_that_can_not_be_used_is_refused_without_showing_what_it_holds(
         ("S3_ENDPOINT_URL", f"http://user:{CANARY}@nas:9000", "should match pattern"),
         ("NOTIFY_URLS", f'["{CANARY}"', "delimiter"),
         ("LOCK_TIMEOUT", "0", "greater than 0"),
+        ("POSTGRES_TIMEOUT", "0.5", "greater than or equal to 1"),
         ("CLIENT_MINIMUMS", "18.4 newest", "look like 17.12"),
     ],
 )
@@ -222,10 +223,15 @@ def test_client_tools_are_looked_for_on_the_path_first(monkeypatch: pytest.Monke
 
 def test_the_source_and_the_store_are_as_configured() -> None:
     settings = load_settings(
-        database="ours", lock_timeout=5, s3_endpoint_url="http://nas:9000", s3_region="eu-west-1"
+        database="ours",
+        lock_timeout=5,
+        postgres_timeout=7,
+        s3_endpoint_url="http://nas:9000",
+        s3_region="eu-west-1",
     )
     assert settings.source().server.database == "ours"
     assert settings.source().lock_timeout == 5
+    assert (settings.server().patience, settings.drill_server().patience) == (7, 7)
     assert settings.store().describe() == "s3://options-data at http://nas:9000"
 
 

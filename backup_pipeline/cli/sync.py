@@ -66,9 +66,9 @@ def sync(
     settings = load_settings(jobs=jobs)
     source = settings.source()
     if origin is not None:
-        source = with_(source, server=_server("--from", origin))
+        source = with_(source, server=_server("--from", origin, settings.postgres_timeout))
     target = database_name(into or source.server.database)
-    server = _server("--to", destination)
+    server = _server("--to", destination, settings.postgres_timeout)
     exists = database_exists(server, target)
     _describe(output, source.server, server, target, exists=exists)
     if exists and not replace:
@@ -104,14 +104,14 @@ def sync(
         output.say(f"the database that was there before is kept as {result.previous}")
 
 
-def _server(option: str, text: str) -> "Server":
+def _server(option: str, text: str, patience: float) -> "Server":
     from backup_pipeline.engine.postgres import Server
 
     if text.startswith("env:"):
         found = os.environ.get(text.removeprefix("env:"))
         if found is None:
             raise InvalidInput(f"{option} names the variable {text[4:]}, which is not set")
-        return Server.of(found)
+        return with_(Server.of(found), patience=patience)
     server = Server.of(text)
     if server.gives_password:
         raise InvalidInput(
@@ -119,7 +119,7 @@ def _server(option: str, text: str) -> "Server":
             hint="Put it into a password file (PGPASSFILE) or a service file, or the whole string "
             "into a variable: --to env:LAPTOP_DSN.",
         )
-    return server
+    return with_(server, patience=patience)
 
 
 def _describe(

@@ -18,8 +18,10 @@ from backup_pipeline.engine.postgres import (
     Clients,
     Server,
     choose_clients,
+    conninfo_of,
     environment_of,
     find_clients,
+    patience_with,
 )
 from backup_pipeline.engine.process import Reader, child_environment, output, reading
 from backup_pipeline.engine.relations import lock_relations
@@ -165,11 +167,13 @@ class PostgresDump:
         self._connection = connection
         self._clients = clients
         self._env = environment_of(connection)
+        self._patience = patience_with(connection)
         snapshot = value(connection, "SELECT pg_export_snapshot()")
         self._options = (
             f"--snapshot={snapshot}",
             f"--lock-wait-timeout={int(lock_timeout * 1000)}",
             "--no-password",
+            f"--dbname={conninfo_of(connection)}",
             *_PLAIN,
         )
         self.pg_dump_version = clients.version
@@ -204,7 +208,9 @@ class PostgresDump:
 
     def _read_schema(self) -> Schema:
         sections = ("--section=pre-data", "--section=post-data")
-        archive = output(self._pg_dump("--format=custom", *sections), self._env)
+        archive = output(
+            self._pg_dump("--format=custom", *sections), self._env, patience=self._patience
+        )
         post_data = self._script(archive, "--section=post-data")
         cleaning = self._script(archive, "--section=post-data", *_CLEAN)
         return Schema(
@@ -238,7 +244,12 @@ class PostgresDump:
         return option.encode() + b".".join(quoted(encoded(part, encoding)) for part in name)
 
     def _child(self, *options: str | bytes) -> Stream:
-        return partial(reading, self._pg_dump("--section=data", *options), self._env)
+        return partial(
+            reading,
+            self._pg_dump("--section=data", *options),
+            self._env,
+            patience=self._patience,
+        )
 
     def _pg_dump(self, *options: str | bytes) -> list[str | bytes | Path]:
         return [self._clients.tool("pg_dump"), *self._options, *options]

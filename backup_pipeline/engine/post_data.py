@@ -8,9 +8,13 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, TYPE_CHECKING
 
-from psycopg.conninfo import make_conninfo
-
-from backup_pipeline.engine.postgres import Clients, environment_of, find_clients
+from backup_pipeline.engine.postgres import (
+    Clients,
+    conninfo_of,
+    environment_of,
+    find_clients,
+    patience_with,
+)
 from backup_pipeline.engine.process import child_environment, output
 from backup_pipeline.errors import ChildFailed
 
@@ -59,10 +63,10 @@ def restore_post_data(
             # A sort divided among workers takes a fifth more CPU, and the cores are taken.
             options += " -c max_parallel_maintenance_workers=0"
         env["PGOPTIONS"] = f"{env.get('PGOPTIONS', '')} {options}".strip()
-        # A name alone would be taken for a connection string if it looks like one.
-        database = make_conninfo(dbname=connection.info.dbname)
         how = (*_OPTIONS, f"--jobs={jobs}", "--exit-on-error", "--no-password")
-        output([clients.tool("pg_restore"), *how, f"--dbname={database}", path], env)
+        database = f"--dbname={conninfo_of(connection)}"
+        command = (clients.tool("pg_restore"), *how, database, path)
+        output(command, env, patience=patience_with(connection))
     return True
 
 

@@ -3,12 +3,12 @@
 import getpass
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backup_pipeline.engine.process import child_environment, output
+from backup_pipeline.engine.process import Patience, child_environment, output
 from backup_pipeline.errors import (
     ChildFailed,
     ClientTooOld,
@@ -22,9 +22,21 @@ if TYPE_CHECKING:
     import psycopg
     from psycopg.rows import TupleRow
 
+    from backup_pipeline.engine.silence import Connection, Peer
+
 _CONNECT_TIMEOUT = "10"
+# A connection of which the other end is gone without a word, such as one that a router has
+# forgotten, breaks within two minutes; the system's own default is two hours.
+_KEEPALIVE = {
+    "keepalives_idle": "60",
+    "keepalives_interval": "10",
+    "keepalives_count": "6",
+    "tcp_user_timeout": "120000",
+}
+# The same for the server's end, so that no session and no lock outlives a machine that is gone.
+_SERVERS_KEEPALIVE = {f"tcp_{name}": value for name, value in _KEEPALIVE.items() if name[0] == "k"}
 # What an owner may set for a database, and what changes how pg_dump words its schema.
-_PINNED = "-c standard_conforming_strings=on -c quote_all_identifiers=off"
+_PINNED = {"standard_conforming_strings": "on", "quote_all_identifiers": "off"}
 # The first four are settled by the connection; the last would hide who a backend works for.
 _NOT_FOR_CHILDREN = (
     "PGSERVICE",
@@ -33,6 +45,7 @@ _NOT_FOR_CHILDREN = (
     "PGTARGETSESSIONATTRS",
     "PGAPPNAME",
 )
+_SETTLED = {name.encode() for name in _NOT_FOR_CHILDREN}
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,9 @@ class Server:
 
     dsn: str = field(default="", repr=False)
     parameters: Mapping[str, str] = field(default_factory=dict, repr=False)
+    patience: float = 60.0
+    """Seconds without a word until another connection asks whether it is still there; that one
+    waits as long for an answer."""
 
     @classmethod
     def of(cls, dsn: str | None = None, **parameters: str) -> "Server":
@@ -59,7 +75,7 @@ class Server:
 
     def using(self, database: str) -> "Server":
         """The same server, another database."""
-        return Server(self.dsn, {**self.parameters, "dbname": database})
+        return replace(self, parameters={**self.parameters, "dbname": database})
 
     @property
     def host(self) -> str:
@@ -99,22 +115,27 @@ class Server:
         return f"Server({self.describe()})"
 
     @contextmanager
-    def connect(self) -> "Iterator[psycopg.Connection[TupleRow]]":
+    def connect(self) -> "Iterator[Connection]":
         """A connection in autocommit mode with nothing but `pg_catalog` in its search path.
 
         Raises `PostgresUnreachable` when there is none to be had, `PostgresDenied` when the server
-        refuses the login, and `PostgresFailed` for whatever it reports inside the block.
+        refuses the login, `PostgresSilent` when nothing comes from it any more, and
+        `PostgresFailed` for whatever it reports inside the block.
         """
         import psycopg
         from psycopg import sql
 
-        defaults = {"connect_timeout": _CONNECT_TIMEOUT, "application_name": "backup-pipeline"}
-        given: dict[str, Any] = {**defaults, **self._explicit()}
+        from backup_pipeline.engine.silence import Connection
+
+        own = {"connect_timeout": _CONNECT_TIMEOUT, "application_name": "backup-pipeline"}
+        given: dict[str, Any] = {**own, **_KEEPALIVE, **self._explicit()}
         try:
-            connection = psycopg.connect(autocommit=True, **given)
+            connection = Connection.connect(autocommit=True, **given)
         except psycopg.OperationalError as error:
             raise _unconnected(self.describe(), _one_line(error)) from error
-        with connection:
+        connection.peer = _peer_of(connection, self.patience)
+        # Closed without a word more: the server undoes what is not committed.
+        with closing(connection):
             try:
                 # Nobody's function or operator may stand in for one of pg_catalog's.
                 connection.execute("SET search_path = pg_catalog")
@@ -123,8 +144,12 @@ class Server:
                 # Names and rows are read and written as the database has them.
                 encoding = sql.Literal(_server_encoding(connection))
                 connection.execute(sql.SQL("SET client_encoding = {}").format(encoding))
+                for name, value in _SERVERS_KEEPALIVE.items():
+                    connection.execute(f"SET {name} = {value}".encode())
                 yield connection
             except psycopg.Error as error:
+                if connection.fallen_silent:
+                    raise connection.fallen_silent from error
                 raise PostgresFailed(f"{self.describe()}: {_one_line(error)}") from error
 
     def _explicit(self) -> dict[str, str]:
@@ -139,6 +164,31 @@ class Server:
             if option.val is not None
         }
         return {**defaults, **self._explicit()}
+
+
+def _peer_of(connection: "Connection", patience: float) -> "Peer":
+    from backup_pipeline.engine.silence import Peer
+
+    info = connection.info
+    given = {
+        option.keyword.decode(): option.val.decode()
+        for option in connection.pgconn.info
+        if option.val and option.envvar not in _SETTLED
+    }
+    given |= {"host": info.host, "port": str(info.port), "dbname": info.dbname}
+    given |= {"hostaddr": info.hostaddr} if info.hostaddr else {}
+    given |= {"password": info.password} if info.password else {}
+    return Peer(f"{info.user}@{info.host}:{info.port}/{info.dbname}", given, patience)
+
+
+def patience_with(connection: "psycopg.Connection[TupleRow]") -> Patience:
+    """How a child that works for a connection is waited for: as long as the server is there."""
+    from backup_pipeline.engine.silence import Connection, Silence
+
+    assert isinstance(connection, Connection)
+    assert connection.peer
+    peer = connection.peer
+    return lambda: Silence(peer).goes_on
 
 
 def environment_of(connection: "psycopg.Connection[TupleRow]") -> dict[str, str]:
@@ -156,17 +206,31 @@ def environment_of(connection: "psycopg.Connection[TupleRow]") -> dict[str, str]
     for name in _NOT_FOR_CHILDREN:
         variables.pop(name, None)
     info = connection.info
+    options = [f"-c {name}={value}" for name, value in (_PINNED | _SERVERS_KEEPALIVE).items()]
     variables |= {
         "PGHOST": info.host,
         "PGPORT": str(info.port),
         "PGUSER": info.user,
         "PGDATABASE": info.dbname,
         "PGCLIENTENCODING": _server_encoding(connection),
-        "PGOPTIONS": f"{variables.get('PGOPTIONS', '')} {_PINNED}".lstrip(),
+        "PGOPTIONS": " ".join([variables.get("PGOPTIONS", ""), *options]).lstrip(),
     }
     if info.password:
         variables["PGPASSWORD"] = info.password
     return child_environment(variables)
+
+
+def conninfo_of(connection: "psycopg.Connection[TupleRow]") -> str:
+    """What a tool has to be told beside its environment: its database, and how a wire is watched.
+
+    libpq has no variables for that, and a name alone is taken for a connection string if it looks
+    like one.
+    """
+    from psycopg.conninfo import make_conninfo
+
+    given = {option.keyword.decode(): option.val for option in connection.pgconn.info}
+    watched = {name: (given.get(name) or b"").decode() for name in _KEEPALIVE}
+    return make_conninfo(dbname=connection.info.dbname, **watched)
 
 
 def _server_encoding(connection: "psycopg.Connection[TupleRow]") -> str:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
@@ -32,6 +32,16 @@ class Reader(Protocol):
         """At most `size` bytes, and none only at the end."""
 
 
+Patience = Callable[[], Callable[[], object]]
+"""Called where a wait begins; what it gives is called several times a second while it lasts, and
+raises what ends it."""
+
+
+def endless() -> Callable[[], object]:
+    """The patience that has no end."""
+    return lambda: None
+
+
 class ChildReader:
     """The standard output of a running child.
 
@@ -39,9 +49,12 @@ class ChildReader:
     `ChildFailed` in its place, so nobody can take half an output for a whole one.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], program: str) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], program: str, patience: Patience = endless
+    ) -> None:
         self._process = process
         self._program = program
+        self._patience = patience
         self._stderr = bytearray()
         assert process.stdout is not None
         assert process.stderr is not None
@@ -56,8 +69,9 @@ class ChildReader:
     def read(self, size: int, /) -> bytes:
         """At most `size` bytes as soon as there are any; none once the child ended with 0."""
         # A signal that comes just before a blocking read would be handled only after it.
+        go_on = self._patience()
         while not self._ready.poll(_TICK_MS):
-            pass
+            go_on()
         data = os.read(self._stdout.fileno(), size)
         if not data:
             self._settle()
@@ -90,11 +104,15 @@ class ChildReader:
 
 @contextmanager
 def reading(
-    argv: Sequence[str | bytes | Path], env: Mapping[str, str], given: bytes | None = None
+    argv: Sequence[str | bytes | Path],
+    env: Mapping[str, str],
+    given: bytes | None = None,
+    patience: Patience = endless,
 ) -> Iterator[ChildReader]:
     """Run a command in a session of its own, and read its output in the current thread.
 
     `given` is what the command reads from its input, by default nothing.
+    Whoever reads waits with `patience`.
 
     However the block is left, the whole process group has been ended (SIGTERM, 3 s of grace,
     SIGKILL) and waited for.
@@ -122,7 +140,7 @@ def reading(
                 # The thread closes its pipe itself, so that nobody does while it writes.
                 stdin, process.stdin = process.stdin, None
                 threading.Thread(target=_give, args=(stdin, given), daemon=True).start()
-            reader = ChildReader(process, program)
+            reader = ChildReader(process, program, patience)
             ours = _children[threading.get_ident()]
             ours.append(reader)
             try:
@@ -134,13 +152,16 @@ def reading(
 
 
 def output(
-    argv: Sequence[str | bytes | Path], env: Mapping[str, str], given: bytes | None = None
+    argv: Sequence[str | bytes | Path],
+    env: Mapping[str, str],
+    given: bytes | None = None,
+    patience: Patience = endless,
 ) -> bytes:
     """All that a command writes to its standard output; raises `ChildFailed` unless it ends with 0.
 
     For outputs that are known to be small; `given` is what the command reads from its input.
     """
-    with reading(argv, env, given) as child:
+    with reading(argv, env, given, patience) as child:
         return b"".join(iter(lambda: child.read(_PIPE_SIZE), b""))
 
 

@@ -15,7 +15,7 @@ from backup_pipeline.engine.model import Section
 from backup_pipeline.engine.notify import Outcome
 from backup_pipeline_tests.defs.project import Project, current_job, failure_of
 
-TRANSIENT = {errors.PostgresUnreachable, errors.StoreUnreachable}
+TRANSIENT = {errors.PostgresUnreachable, errors.PostgresSilent, errors.StoreUnreachable}
 
 
 def subclasses(cls: type[errors.BackupPipelineError]) -> list[type[errors.BackupPipelineError]]:

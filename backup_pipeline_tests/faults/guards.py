@@ -48,6 +48,41 @@ MUTATIONS = (
         "if k",
         ("engine/test_process.py::test_a_child_inherits_no_secret",),
     ),
+    # silence
+    Mutation(
+        "a wait for a server that is not there any more ends",
+        "silence.py",
+        "        if time.monotonic() - self._since >= self._peer.patience:\n",
+        "        if False:\n",
+        (
+            "faults/test_silence.py::test_a_command_whose_server_falls_silent_in_mid_dump_ends_with_5_and_says_what_to_do",
+        ),
+    ),
+    Mutation(
+        "a server that refuses one more connection is there",
+        "silence.py",
+        '            if "FATAL:" not in said:\n',
+        "            if said:\n",
+        ("faults/test_silence.py::test_a_server_that_has_no_room_for_one_more_is_still_there",),
+    ),
+    Mutation(
+        "whoever waits for pg_dump asks whether the server is there",
+        "dump.py",
+        "            patience=self._patience,\n",
+        "",
+        (
+            "faults/test_silence.py::test_a_command_whose_server_falls_silent_in_mid_dump_ends_with_5_and_says_what_to_do",
+        ),
+    ),
+    Mutation(
+        "a wire is watched",
+        "postgres.py",
+        "{**own, **_KEEPALIVE, **self._explicit()}",
+        "{**own, **self._explicit()}",
+        (
+            "faults/test_silence.py::test_a_wire_without_another_end_is_noticed_by_both_ends_within_minutes",
+        ),
+    ),
     # dump, upload and what makes a backup of them
     Mutation(
         "what pg_dump writes ends with its closing line",

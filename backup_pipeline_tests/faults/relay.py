@@ -1,8 +1,9 @@
-"""A TCP relay in front of PostgreSQL whose connections can be cut, and that hears what is said."""
+"""A TCP relay in front of PostgreSQL that can cut, fall silent, and hears what is said."""
 
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -21,6 +22,9 @@ class Relay:
         self.passed = 0
         """How many bytes have passed so far, both ways together."""
         self._limit: int | None = None
+        self._beyond = self.cut
+        self._flowing = threading.Event()
+        self._flowing.set()
         self.said = bytearray()
         """What clients have sent to the server, all connections together."""
 
@@ -33,6 +37,7 @@ class Relay:
         """End every connection with RST, at both ends."""
         with self._lock:
             connections, self._open = self._open, []
+            self._flowing.set()
         for each in connections:
             with suppress(OSError):
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -43,8 +48,24 @@ class Relay:
 
     def cut_after(self, size: int) -> None:
         """Cut everything once so many more bytes have passed; what comes later is let through."""
+        self._when_passed(size, self.cut)
+
+    def stall(self) -> None:
+        """Let nothing through any more, and close nothing; connections are taken as before."""
+        self._flowing.clear()
+
+    def stall_after(self, size: int) -> None:
+        """Stall once so many more bytes have passed; `cut` ends it."""
+        self._when_passed(size, self.stall)
+
+    def far_ends(self) -> set[tuple[int, int]]:
+        """The ends of open connections that are not the relay's, by their port and the relay's."""
         with self._lock:
-            self._limit = self.passed + size
+            return {(each.getpeername()[1], each.getsockname()[1]) for each in self._open}
+
+    def _when_passed(self, size: int, act: Callable[[], None]) -> None:
+        with self._lock:
+            self._limit, self._beyond = self.passed + size, act
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -77,29 +98,27 @@ class Relay:
         with suppress(OSError):
             while data := client.recv(65536):
                 self.said += data
-                if self._cuts(len(data)):
-                    return
+                self._count(len(data))
+                self._flowing.wait()
                 server.sendall(data)
         _end(server)
 
     def _down(self, server: socket.socket, client: socket.socket) -> None:
         with suppress(OSError):
             while data := server.recv(65536):
-                if self._cuts(len(data)):
-                    return
+                self._count(len(data))
+                self._flowing.wait()
                 client.sendall(data)
         _end(client)
 
-    def _cuts(self, size: int) -> bool:
-        """Whether everything was cut because of so many more bytes."""
+    def _count(self, size: int) -> None:
         with self._lock:
             self.passed += size
             over = self._limit is not None and self.passed > self._limit
             if over:
                 self._limit = None
         if over:
-            self.cut()
-        return over
+            self._beyond()
 
 
 def _end(sink: socket.socket) -> None:
