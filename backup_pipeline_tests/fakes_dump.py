@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from backup_pipeline.engine.dump import Dump, DumpSource, Schema, Stream
+from backup_pipeline.engine.inheritance import Inheritance
 from backup_pipeline.engine.model import Section, Source
 from backup_pipeline.engine.plan import Table
 from backup_pipeline.engine.postgres import Server
@@ -38,6 +39,7 @@ class FakeDump:
     jobs: int = 1
     pg_dump_version: str = "18.7"
     tables: Sequence[Table] = field(default_factory=lambda: TABLES)
+    inheritance: Inheritance = field(default_factory=Inheritance)
 
     def schema(self) -> Schema:
         """The canned sections; `fail` is asked before each."""

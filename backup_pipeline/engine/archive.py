@@ -135,16 +135,21 @@ def with_what_belongs(entries: Sequence[Entry], chosen: frozenset[int]) -> tuple
     return tuple(entry for entry in entries if entry.id in taken)
 
 
-def _with_partitions(entries: Sequence[Entry], chosen: set[int]) -> set[int]:
+def partitions(entries: Sequence[Entry]) -> list[tuple[int, int]]:
+    """The ids of each partitioned table and of one of its partitions."""
     by_id = {entry.id: entry for entry in entries}
     attached = [entry.needs for entry in entries if entry.what.startswith("TABLE ATTACH ")]
     # A partition needs its parent, so the other way round is told from that.
-    parts = [
+    return [
         (next(iter(pair - {each})), each)
         for pair in attached
         for each in pair
         if len(pair) == 2 and by_id[each].needs & pair
     ]
+
+
+def _with_partitions(entries: Sequence[Entry], chosen: set[int]) -> set[int]:
+    parts = partitions(entries)
     own, before = set(chosen), -1
     while len(own) != before:
         before = len(own)

@@ -10,11 +10,10 @@ from datetime import datetime
 from functools import partial
 from threading import Lock
 
-from backup_pipeline.engine.contents import together
+from backup_pipeline.engine.contents import inventory_of, together
 from backup_pipeline.engine.crew import Crew, taken_from
 from backup_pipeline.engine.documents import to_json
 from backup_pipeline.engine.dump import Dump, DumpSource
-from backup_pipeline.engine.inventory import Inventory
 from backup_pipeline.engine.members import Members
 from backup_pipeline.engine.model import (
     Codec,
@@ -139,7 +138,7 @@ class _Writing:
                 members.add_text(Section.DROPS, schema.drops)
                 members.add_text(Section.PRE_DATA, schema.pre_data)
             for stream in taken_from(self._streams):
-                inventory = Inventory(self._dump.source.encoding, digests=self._digests)
+                inventory = inventory_of(self._dump, digests=self._digests)
                 members.add_data(stream, inventory)
                 self._contents.append(inventory.contents())
             if self._upload.lanes:

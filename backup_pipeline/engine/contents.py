@@ -2,13 +2,17 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from backup_pipeline.engine.crew import Crew, taken_from
 from backup_pipeline.engine.dump import Dump, read_stream
-from backup_pipeline.engine.inventory import Inventory
+from backup_pipeline.engine.inventory import Inventory, added
 from backup_pipeline.engine.model import Contents, Section, SequenceValue, TableContents
 from backup_pipeline.errors import PostgresFailed
+
+if TYPE_CHECKING:
+    from backup_pipeline.engine.plan import Table
 
 
 def read_contents(dump: Dump) -> Contents:
@@ -17,7 +21,7 @@ def read_contents(dump: Dump) -> Contents:
 
     def read() -> None:
         for stream in taken_from(streams):
-            inventory = Inventory(dump.source.encoding, digests=True)
+            inventory = inventory_of(dump)
             for chunk in read_stream(stream, Section.DATA):
                 inventory.feed(chunk)
             inventory.close()
@@ -30,22 +34,34 @@ def read_contents(dump: Dump) -> Contents:
     return together(dump, found)
 
 
+def inventory_of(dump: Dump, *, digests: bool = True) -> Inventory:
+    """What takes down one of the streams of a dump."""
+    return Inventory(dump.source.encoding, digests=digests, columns=dump.inheritance.columns)
+
+
 def together(dump: Dump, streams: Iterable[Contents]) -> Contents:
     """What the streams of a dump hold, less what comes with an extension.
 
+    A table is what pg_dump names in front of its rows: of partitions it may be their root.
     Raises `PostgresFailed` where pg_dump left out a table.
     """
     parts = list(streams)
-    tables = {(each.schema, each.table): each for part in parts for each in part.tables}
+    tables: dict[Table, TableContents] = {}
+    for each in chain.from_iterable(part.tables for part in parts):
+        name = (each.schema, each.table)
+        tables[name] = added(tables[name], each) if name in tables else each
+    expected: set[Table] = set()
     for table in dump.tables:
-        if table not in tables:
+        name = table if table in tables else dump.inheritance.roots.get(table, table)
+        if name not in tables:
             raise PostgresFailed(
                 f"pg_dump wrote no rows of {'.'.join(table)}",
                 hint="Is a wrapper round pg_dump in the way?",
             )
+        expected.add(name)
     objects = [part.large_objects for part in parts if part.large_objects]
     return Contents(
-        tables=tuple(tables[table] for table in sorted(dump.tables)),
+        tables=tuple(tables[table] for table in sorted(expected)),
         sequences=tuple(sorted(value for part in parts for value in part.sequences)),
         # Only one of the streams has them.
         large_objects=max(objects, key=lambda each: each.count) if objects else None,

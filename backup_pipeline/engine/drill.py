@@ -263,7 +263,8 @@ def _statements(script: bytes) -> Iterator[bytes]:
     """The lines that make up statements; comments say when and by which version it was written."""
     for line in script.splitlines():
         if line.strip() and not line.startswith((b"--", b"\\restrict ", b"\\unrestrict ")):
-            yield line.strip()
+            # The last of a table's columns has no comma, and a restore may put another one there.
+            yield line.strip().removesuffix(b",")
 
 
 def _value(connection: "psycopg.Connection[TupleRow]", query: str) -> str:

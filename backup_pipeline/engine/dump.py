@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
+from backup_pipeline.engine.inheritance import Inheritance, read_inheritance
 from backup_pipeline.engine.model import Section, Source
 from backup_pipeline.engine.plan import Table, plan
 from backup_pipeline.engine.postgres import (
@@ -66,6 +67,7 @@ class Dump(Protocol):
     pg_dump_version: str
     tables: Sequence[Table]
     """Each table whose rows have to be in the data."""
+    inheritance: Inheritance
     jobs: int
     """How many streams may be read at once."""
 
@@ -180,6 +182,7 @@ class PostgresDump:
         self.source = read_source(connection)
         self._relations = lock_relations(connection, self.source.encoding, lock_timeout)
         self.tables: Sequence[Table] = sorted(self._relations)
+        self.inheritance = read_inheritance(connection, self.source.encoding)
         # The schema is read at the same time.
         self.jobs = max(1, min(jobs, free_connections(connection) - 1))
         self._reading_schema = Lock()

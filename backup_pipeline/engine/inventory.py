@@ -1,7 +1,8 @@
 """What a data section holds, taken down as it streams by: on its way to the store, or back."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
 
 from xxhash import xxh3_64, xxh3_64_intdigest
 
@@ -45,13 +46,21 @@ class Inventory:
     """Takes down what a data section holds as it streams by."""
 
     def __init__(
-        self, encoding: str, continues: str | None = None, *, digests: bool = False
+        self,
+        encoding: str,
+        continues: str | None = None,
+        *,
+        digests: bool = False,
+        columns: Mapping[tuple[str, str], Sequence[str]] | None = None,
     ) -> None:
         """`encoding` is the database's, by PostgreSQL's name; `continues` is `Member`'s.
 
         Without `digests` only rows, sequences and extensions are taken down.
+        The digest of a table is that of its rows with their `columns` in this order.
         """
         self._encoding = encoding
+        self._columns = columns or {}
+        self._in_order: Callable[[bytes], bytes] | None = None
         self._digests: dict[tuple[bytes, bytes], int] | None = {} if digests else None
         self._counted: dict[tuple[bytes, bytes], int] = {}
         self._objects = _LargeObjects()
@@ -134,6 +143,7 @@ class Inventory:
             self._counted.setdefault((event.schema, event.table), 0)
             if self._digests is not None:
                 self._digests.setdefault((event.schema, event.table), 0)
+                self._in_order = self._reordering(event)
         elif isinstance(event, CopyEnd):
             self._begin = None
         elif isinstance(event, Statement):
@@ -149,10 +159,23 @@ class Inventory:
             lines = event.data.split(b"\n")
             lines.pop()
             rows = len(lines)
+            if self._in_order:
+                lines = list(map(self._in_order, lines))
             # A sum of 64-bit hashes: the order of rows does not matter, and equal rows still count.
             self._digests[table] += sum(map(xxh3_64_intdigest, lines))
         self._rows[table] += rows
         self._counted[table] += rows
+
+    def _reordering(self, begin: CopyBegin) -> Callable[[bytes], bytes] | None:
+        """What puts the columns of a row in their order, where they come in another one."""
+        name = (decoded(begin.schema, self._encoding), decoded(begin.table, self._encoding))
+        wanted = [encoded(column, self._encoding) for column in self._columns.get(name, ())]
+        written = begin.columns
+        order = [written.index(column) for column in wanted if column in written]
+        if order == sorted(order):
+            return None
+        places = itemgetter(*order)
+        return lambda row: b"\t".join(places(row.split(b"\t")))
 
     def _take_statement(self, statement: bytes) -> None:
         if self._digests is not None and statement.startswith(_LARGE_OBJECT):
@@ -161,6 +184,14 @@ class Inventory:
             self.sequences.append(value)
         elif found := _EXTENSION.match(statement):
             self.extensions.append(decoded(unquoted(found["name"]), self._encoding))
+
+
+def added(one: TableContents, other: TableContents) -> TableContents:
+    """What two streams hold of a table, together."""
+    digests = [each.digest for each in (one, other) if each.digest is not None]
+    sums = [int(each.removeprefix(f"{_ALGORITHM}:"), 16) for each in digests]
+    digest = f"{_ALGORITHM}:{sum(sums):x}" if sums else None
+    return TableContents(one.schema, one.table, one.rows + other.rows, digest)
 
 
 def _sequence(statement: bytes, encoding: str) -> SequenceValue | None:

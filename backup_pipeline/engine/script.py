@@ -36,6 +36,13 @@ class CopyBegin:
     schema: bytes
     table: bytes
 
+    @property
+    def columns(self) -> tuple[bytes, ...]:
+        """Those whose values a row has, in their order."""
+        match = _COPY.fullmatch(self.sql)
+        listed = match["columns"] if match else None
+        return tuple(unquoted(each) for each in _ONE_NAME.findall(listed or b""))
+
 
 @dataclass(frozen=True, slots=True)
 class CopyRows:
@@ -74,8 +81,9 @@ _NAME = rb'(?:"(?:[^"]++|"")++"|[^"\'().,;\s]++)'
 # Nothing but names in the list: `FROM PROGRAM ... WHERE x IS DISTINCT FROM stdin` ends alike.
 _COPY = re.compile(
     rb"COPY (?P<schema>%(name)b)\.(?P<table>%(name)b) "
-    rb"(?:\(%(name)b(?:, %(name)b)*+\))? FROM stdin;" % {b"name": _NAME}
+    rb"(?:\((?P<columns>%(name)b(?:, %(name)b)*+)\))? FROM stdin;" % {b"name": _NAME}
 )
+_ONE_NAME = re.compile(_NAME)
 _BLOCK_EDGE = re.compile(rb"/\*|\*/")
 _END_OF_ROWS = b"\\.\n"
 _LAST_ROWS = b"\n" + _END_OF_ROWS

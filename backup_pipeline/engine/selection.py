@@ -1,5 +1,6 @@
 """Selection: chosen tables or schemas of a backup, without reading the members of the others."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -9,7 +10,15 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from backup_pipeline.engine.archive import Archive, Entry, Name, named, opened, with_what_belongs
+from backup_pipeline.engine.archive import (
+    Archive,
+    Entry,
+    Name,
+    named,
+    opened,
+    partitions,
+    with_what_belongs,
+)
 from backup_pipeline.engine.catalog import read_manifest
 from backup_pipeline.engine.execute import copy_in, events_of, events_of_members, execute
 from backup_pipeline.engine.model import (
@@ -81,7 +90,8 @@ def restore_selection(
     """Restore a part of a backup into a new database, or with `add` into one that exists.
 
     A table comes with its partitions, what it needs, and what belongs to it and needs no other
-    table; large objects come only with a whole restore.
+    table; a partition whose rows were dumped under the name of its root comes with all the others;
+    large objects come only with a whole restore.
     Only the members with those tables are read, and verified as they go by: a new database gets
     its name at the end, and what is added is one transaction, so the target is as it was whatever
     goes wrong.
@@ -210,7 +220,15 @@ class _Part:
         chosen = archive.matching(wanted.tables, wanted.schemas)
         if not chosen:
             raise NotFound(f"{self._manifest.name} has no such table in that schema")
-        return with_what_belongs(entries, chosen)
+        taken = with_what_belongs(entries, chosen)
+        if not wanted.rows:
+            return taken
+        return with_what_belongs(entries, chosen | self._whole(entries, taken))
+
+    def _whole(self, entries: Sequence[Entry], taken: Sequence[Entry]) -> frozenset[int]:
+        """The partitioned tables under whose own name rows were dumped: nobody knows whose."""
+        roots = {parent for parent, _ in partitions(entries)}
+        return frozenset(each.id for each in taken if each.id in roots and self._rows_of([each]))
 
     def _rows_of(self, entries: Sequence[Entry]) -> frozenset[Name]:
         """The tables whose rows are wanted."""
@@ -244,7 +262,7 @@ class _Part:
         chunks: Iterable[bytes],
     ) -> Iterator[int]:
         encoding, done = self._manifest.source.encoding, 0
-        expected = {(each.schema, each.table): each.rows for each in member.tables}
+        taken: Counter[Name] = Counter()
         events = events_of_members([member], chunks, encoding)
         for event in events:
             if not isinstance(event, CopyBegin):
@@ -256,12 +274,15 @@ class _Part:
             for length in copy_in(cursor, event, events):
                 done += length
                 yield done
-            if cursor.rowcount != expected.get(name):
+            taken[name] += cursor.rowcount
+        for each in member.tables:
+            name = (each.schema, each.table)
+            if name in self.tables and taken[name] != each.rows:
                 raise VerificationFailed(
-                    f"{'.'.join(name)} took {cursor.rowcount} rows of {expected.get(name)}",
+                    f"{'.'.join(name)} took {taken[name]} rows of {each.rows}",
                     hint="The target is as it was. A trigger or rule of the target may drop rows.",
                 )
-            self.rows += cursor.rowcount
+        self.rows += taken.total()
 
     def _stored(self) -> ObjectInfo:
         name, kind = BackupName.parse(self._manifest.name), self._manifest.codec.kind

@@ -5,6 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from backup_pipeline.engine.crew import Crew, taken_from
+from backup_pipeline.engine.inheritance import read_inheritance
 from backup_pipeline.engine.model import TableContents
 from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.script import encoded, quoted
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
     import psycopg
     from psycopg.rows import TupleRow
+
+    from backup_pipeline.engine.plan import Table
 
     Connection = psycopg.Connection[TupleRow]
 
@@ -29,8 +32,17 @@ def settle(server: Server, expected: "Iterable[TableContents]", encoding: str, j
     tables = sorted(expected, key=lambda table: -table.rows)
     with server.connect() as connection:
         analysed = list(_to_be_analysed(connection))
+        roots = read_inheritance(connection, encoding).roots
+    named = {(table.schema, table.table) for table in tables}
+    parts: dict[Table, list[Table]] = {}
+    for part, root in roots.items():
+        if part not in named:
+            parts.setdefault(root, []).append(part)
     works: deque[Callable[[Connection], None]] = deque()
-    works.extend(partial(_require_rows, table, encoding) for table in tables)
+    for table in tables:
+        # What was dumped under the name of a root is in partitions that are not named.
+        name = (table.schema, table.table)
+        works.append(partial(_require_rows, table, parts.get(name, [name]), encoding))
     works.extend(partial(_analyse, relation) for relation in analysed)
     with Crew() as crew:
         for _ in range(min(jobs, len(works))):
@@ -47,13 +59,18 @@ def _work(server: Server, works: "deque[Callable[[Connection], None]]", crew: Cr
             work(connection)
 
 
-def _require_rows(table: TableContents, encoding: str, connection: "Connection") -> None:
-    name = b".".join(quoted(encoded(part, encoding)) for part in (table.schema, table.table))
-    row = connection.execute(b"SELECT count(*) FROM ONLY " + name).fetchone()
-    assert row is not None
-    if row[0] != table.rows:
+def _require_rows(
+    table: TableContents, places: "Iterable[Table]", encoding: str, connection: "Connection"
+) -> None:
+    rows = 0
+    for place in places:
+        name = b".".join(quoted(encoded(part, encoding)) for part in place)
+        row = connection.execute(b"SELECT count(*) FROM ONLY " + name).fetchone()
+        assert row is not None
+        rows += row[0]
+    if rows != table.rows:
         raise VerificationFailed(
-            f"{table.schema}.{table.table} has {row[0]} rows where {table.rows} were dumped",
+            f"{table.schema}.{table.table} has {rows} rows where {table.rows} were dumped",
             hint="The target is as it was. A rule or trigger may change rows as they load.",
         )
 

@@ -8,7 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backup_pipeline.engine.contents import differences, read_contents, together
+from backup_pipeline.engine.contents import (
+    differences,
+    inventory_of,
+    read_contents,
+    together,
+)
 from backup_pipeline.engine.crew import Crew, taken_from
 from backup_pipeline.engine.dump import Dump, DumpSource, PostgresDumpSource, Stream, read_stream
 from backup_pipeline.engine.execute import events_of
@@ -159,7 +164,7 @@ class _Loading:
     def _load(self, connection: "Connection", streams: "deque[Stream]", crew: Crew) -> None:
         with crew.stopping(connection.cancel):
             for stream in taken_from(streams):
-                inventory = Inventory(self._dump.source.encoding, digests=True)
+                inventory = inventory_of(self._dump)
                 chunks = _taken_down(read_stream(stream, Section.DATA), inventory)
                 # A table is in one stream, and what depends on something stands behind it.
                 events = events_of(chunks)

@@ -94,7 +94,7 @@ MUTATIONS = (
     Mutation(
         "pg_dump leaves out no table",
         "contents.py",
-        "        if table not in tables:\n",
+        "        if name not in tables:\n",
         "        if tables is None:\n",
         ("engine/test_backup.py::test_a_dump_that_leaves_a_table_out_is_no_backup",),
     ),
@@ -650,7 +650,7 @@ MUTATIONS = (
     Mutation(
         "rows are compared before a restored database gets its name",
         "settle.py",
-        "    if row[0] != table.rows:\n",
+        "    if rows != table.rows:\n",
         "    if False:\n",
         (
             "integration/test_restore.py::test_rows_that_are_not_those_of_the_manifest_are_never_switched_in",
