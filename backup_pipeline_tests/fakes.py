@@ -63,6 +63,9 @@ class MemoryStore:
     def head(self, key: str) -> ObjectInfo:
         return self._info(key, self._object(key))
 
+    def metadata(self, key: str) -> Mapping[str, str]:
+        return self._object(key).metadata
+
     def read(
         self, key: str, start: int = 0, length: int | None = None, *, etag: str | None = None
     ) -> Iterator[bytes]:

@@ -125,6 +125,16 @@ class StoreContract:
         with pytest.raises(ObjectMissing):
             store.head("nothing")
 
+    def test_an_object_says_what_it_was_written_with(self, store: ObjectStore) -> None:
+        upload = store.create_upload("k", {"backup-id": "7"})
+        part = store.upload_part("k", upload, 1, b"bytes")
+        store.complete_upload("k", upload, [part], {"backup-id": "7"})
+        assert store.metadata("k")["backup-id"] == "7"
+        store.put("by hand", b"hello")
+        assert "backup-id" not in store.metadata("by hand")
+        with pytest.raises(ObjectMissing):
+            store.metadata("nothing")
+
     def test_nothing_is_overwritten_by_default(self, store: ObjectStore) -> None:
         store.put("k", b"first")
         with pytest.raises(ObjectExists):

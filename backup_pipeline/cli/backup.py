@@ -12,7 +12,7 @@ from backup_pipeline.cli.output import Output, Table, command
 from backup_pipeline.errors import BackupPipelineError, NotFound, StoreError, VerificationFailed
 
 if TYPE_CHECKING:
-    from backup_pipeline.engine.model import EvidenceEntry, Manifest, PruneResult, Report
+    from backup_pipeline.engine.model import EvidenceEntry, Manifest, PruneResult, Report, Stray
     from backup_pipeline.engine.names import BackupName, Keys
     from backup_pipeline.engine.store import ObjectStore
     from backup_pipeline.settings import Settings
@@ -317,12 +317,21 @@ def _decisions(result: "PruneResult") -> Table:
                 decision.reason,
             )
             for decision in result.decisions
+        ]
+        + [
+            (_base(stray), words.age(_now() - stray.modified_at), "clear", stray.reason)
+            for stray in result.cleared
         ],
         plain=[
             (str(decision.backup.name), "keep" if decision.keep else "expire", decision.reason)
             for decision in result.decisions
-        ],
+        ]
+        + [(_base(stray), "clear", stray.reason) for stray in result.cleared],
     )
+
+
+def _base(stray: "Stray") -> str:
+    return stray.key.rpartition("/")[2]
 
 
 def _pruned_line(result: "PruneResult") -> str:

@@ -106,5 +106,6 @@ def of_prune(result: "PruneResult") -> Document:
         "failed": list(result.failed),
         "reclaimed": result.reclaimed,
         "aborted_uploads": list(result.aborted_uploads),
+        "cleared": [of_stray(stray) for stray in result.cleared],
         "strays": [of_stray(stray) for stray in result.strays],
     }

@@ -16,6 +16,7 @@ from backup_pipeline.engine.documents import to_json
 from backup_pipeline.engine.dump import Dump, DumpSource
 from backup_pipeline.engine.members import Members
 from backup_pipeline.engine.model import (
+    BACKUP_ID,
     Codec,
     Contents,
     Manifest,
@@ -66,7 +67,7 @@ def back_up(
         Upload(
             store,
             keys.of(name, codec.kind),
-            {"backup-id": backup_id},
+            {BACKUP_ID: backup_id},
             lanes=dump.jobs if dump.jobs > 1 else 0,
             expected=dump.source.database_size // _SMALLER,
             rate=rate,

@@ -13,6 +13,7 @@ from uuid import UUID
 from backup_pipeline.engine.documents import from_json, to_json
 from backup_pipeline.engine.index import Entry, read_index
 from backup_pipeline.engine.model import (
+    BACKUP_ID,
     Act,
     Backup,
     Catalog,
@@ -45,6 +46,7 @@ _READERS = 8
 _NO_MANIFEST = "there is no manifest of this name"
 _LEFT_OVER = "left over from a deletion that did not finish"
 _ANOTHER_DUMP = "the backup of this name has another dump"
+_UNFINISHED = "; a backup that was killed left it, and a prune clears it away when it is old"
 _ADOPTABLE = "; `backup-pipeline adopt` can give it one"
 
 Objects = Mapping[Kind, ObjectInfo]
@@ -82,10 +84,11 @@ def survey(store: ObjectStore, keys: Keys, database: str | None = None) -> Surve
         entries.update(zip(unread, read, strict=True))
         leftover = {name: why for name, why in entries.items() if isinstance(why, str)}
         expired = readers.map(lambda name: _expired_etag(store, keys, name), leftover)
+        unfinished = readers.map(lambda name: _is_unfinished(store, listed[name]), leftover)
         strays = [
             stray
-            for (name, why), etag in zip(leftover.items(), expired, strict=True)
-            for stray in _strays(listed[name], why, etag)
+            for (name, why), etag, cut in zip(leftover.items(), expired, unfinished, strict=True)
+            for stray in _strays(listed[name], why, etag, unfinished=cut)
         ]
         good = {name: entry for name, entry in entries.items() if isinstance(entry, Entry)}
         pinned = [name for name in good if Kind.PIN in listed[name]]
@@ -313,7 +316,24 @@ def _expired_etag(store: ObjectStore, keys: Keys, name: BackupName) -> str | Non
     return entries[-1].etag if entries and entries[-1].act is Act.EXPIRE else None
 
 
-def _strays(objects: Objects, why: str, expired: str | None) -> Iterator[Stray]:
+def _is_unfinished(store: ObjectStore, objects: Objects) -> bool:
+    """Whether all that there is of a name is what a backup leaves that is killed before its end.
+
+    The schema archive is stored first, and nobody else writes one; a dump says itself whose it is.
+    Evidence or a pin would say that it had been a backup.
+    """
+    dumps = [info for kind, info in objects.items() if kind in DUMPS]
+    if objects.keys() - DUMPS != {Kind.SCHEMA}:
+        return False
+    try:
+        return all(BACKUP_ID in store.metadata(info.key) for info in dumps)
+    except ObjectMissing:
+        return False
+
+
+def _strays(
+    objects: Objects, why: str, expired: str | None, *, unfinished: bool
+) -> Iterator[Stray]:
     # A deletion takes the manifest first, so where there is one still, no deletion was begun; it
     # ends where it finds a pin; and a dump of another ETag than the expired one is a newer backup
     # that is not finished yet.
@@ -322,11 +342,14 @@ def _strays(objects: Objects, why: str, expired: str | None) -> Iterator[Stray]:
     left_over = begun and (not dumps or expired in dumps)
     for kind, info in objects.items():
         goes = left_over and (kind not in DUMPS or info.etag == expired)
-        yield _stray(info, _LEFT_OVER if goes else why, deletable=goes)
+        reason = _LEFT_OVER if goes else why + (_UNFINISHED if unfinished else "")
+        yield _stray(info, reason, deletable=goes, unfinished=unfinished)
 
 
-def _stray(info: ObjectInfo, reason: str, *, deletable: bool = False) -> Stray:
-    return Stray(info.key, info.size, info.modified_at, reason, deletable)
+def _stray(
+    info: ObjectInfo, reason: str, *, deletable: bool = False, unfinished: bool = False
+) -> Stray:
+    return Stray(info.key, info.size, info.modified_at, reason, deletable, unfinished)
 
 
 def _fault(manifest: Manifest, name: BackupName) -> str | None:

@@ -337,6 +337,10 @@ class Backup:
     codec: Codec = Codec.GZIP
 
 
+BACKUP_ID = "backup-id"
+"""The metadata by which a dump says that this software wrote it, and for which backup."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stray:
     """An object under the prefix that belongs to no backup."""
@@ -347,6 +351,8 @@ class Stray:
     reason: str
     deletable: bool
     """Left over from a deletion that did not finish: the next prune takes it."""
+    unfinished: bool = False
+    """Left by a backup that was killed before its manifest: a prune takes it when it is old."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,6 +404,8 @@ class PruneResult:
     """A sentence for each deletion that failed; the next prune tries again."""
     reclaimed: int = 0
     aborted_uploads: tuple[str, ...] = ()
+    cleared: tuple[Stray, ...] = ()
+    """What deletions and backups that were cut short had left, and is gone."""
     strays: tuple[Stray, ...] = ()
     """What belongs to no backup and was left alone."""
 

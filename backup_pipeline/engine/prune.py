@@ -1,7 +1,7 @@
 """Prune: carry out retention, and clear away what unfinished runs left behind."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -10,7 +10,6 @@ from backup_pipeline.engine.index import Entry, read_index, write_index
 from backup_pipeline.engine.model import (
     Act,
     Backup,
-    Catalog,
     EvidenceEntry,
     KeepDecision,
     PruneResult,
@@ -40,9 +39,11 @@ def prune(
     dry_run: bool = False,
     stale_after: timedelta = STALE_AFTER,
 ) -> PruneResult:
-    """Delete a database's expired backups, unfinished deletions and stale uploads.
+    """Delete a database's expired backups, what was cut short, and stale uploads.
 
-    An upload is stale when nothing has arrived for `stale_after`.
+    An upload is stale when nothing has arrived for `stale_after`, and so is what a backup has left
+    that was killed before its manifest; a dump that could still be adopted stays as long as any
+    backup does.
     What can't be deleted is named in `failed`, and the next prune tries again.
     A backup that is pinned while this runs is kept like one that was pinned before.
     A dry run changes nothing and tells what a real one would do; where that would refuse, every
@@ -62,10 +63,12 @@ def prune(
     deletions = _Deletions(store, keys, now, dry_run=dry_run)
     if not reason:
         decisions = tuple(map(deletions.carry_out, decisions))
-        _delete_leftovers(deletions, catalog)
+        over = timedelta(days=policy.days)
+        _delete_leftovers(deletions, catalog.strays, stale_after, max(stale_after, over))
         deletions.abort_uploads(database, now - stale_after)
     if not dry_run:
         deletions.update_index(surveyed.index)
+    gone = {stray.key for stray in deletions.cleared}
     return PruneResult(
         decisions=decisions,
         dry_run=dry_run,
@@ -73,19 +76,27 @@ def prune(
         failed=tuple(deletions.failed),
         reclaimed=deletions.reclaimed,
         aborted_uploads=tuple(deletions.aborted),
-        strays=tuple(stray for stray in catalog.strays if reason or not stray.deletable),
+        cleared=tuple(deletions.cleared),
+        strays=tuple(stray for stray in catalog.strays if stray.key not in gone),
     )
 
 
-def _delete_leftovers(deletions: "_Deletions", catalog: Catalog) -> None:
+def _delete_leftovers(
+    deletions: "_Deletions", strays: Iterable[Stray], stale_after: timedelta, over_after: timedelta
+) -> None:
+    """Delete what was cut short; an adoptable dump only after `over_after`."""
     left_over: dict[BackupName, dict[Kind, Stray]] = defaultdict(dict)
-    for stray in catalog.strays:
+    for stray in strays:
         parsed = deletions.keys.parse(stray.key)
-        if parsed and stray.deletable:
+        if parsed and (stray.deletable or stray.unfinished):
             left_over[parsed[0]][parsed[1]] = stray
-    for name, strays in left_over.items():
-        dumps = [kind for kind in DUMPS if kind in strays]
-        deletions.delete(name, dumps, sum(stray.size for stray in strays.values()))
+    for name, objects in left_over.items():
+        dumps = [kind for kind in DUMPS if kind in objects]
+        # Nothing of them may be of a backup that is still being made.
+        youngest = max(stray.modified_at for stray in objects.values())
+        old = youngest < deletions.now - (over_after if dumps else stale_after)
+        if old or any(stray.deletable for stray in objects.values()):
+            deletions.clear(name, dumps, objects.values())
 
 
 @dataclass
@@ -99,6 +110,7 @@ class _Deletions:
     deleted: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
+    cleared: list[Stray] = field(default_factory=list)
     reclaimed: int = 0
 
     def carry_out(self, decision: KeepDecision) -> KeepDecision:
@@ -133,10 +145,16 @@ class _Deletions:
             self.store.put(key, manifest, overwrite=True)
         return not pinned
 
-    def delete(self, name: BackupName, dumps: Iterable[Kind], size: int) -> None:
+    def clear(self, name: BackupName, dumps: Iterable[Kind], strays: Collection[Stray]) -> None:
+        """Delete what a deletion or a backup has left that was cut short."""
+        if self.delete(name, dumps, sum(stray.size for stray in strays)):
+            self.cleared += strays
+
+    def delete(self, name: BackupName, dumps: Iterable[Kind], size: int) -> bool:
         """Delete what a withdrawn manifest leaves, of which `size` bytes are reclaimed.
 
         Of the dumps that could have this name only its own: another may be somebody else's.
+        Gives whether all of it is gone.
         """
         try:
             for kind in (*dumps, *_REMAINS):
@@ -144,9 +162,10 @@ class _Deletions:
                     self.store.delete(self.keys.of(name, kind))
         except StoreError as error:
             self.failed.append(f"{name} was not deleted completely: {error.message}")
-            return
+            return False
         self.deleted.append(str(name))
         self.reclaimed += size
+        return True
 
     def abort_uploads(self, database: str, before: datetime) -> None:
         """Abort the uploads of a database to which nothing has arrived since `before`."""

@@ -64,6 +64,10 @@ class S3Store:
         """What the store knows of an object; raises `ObjectMissing`."""
         return self._look(key)[0]
 
+    def metadata(self, key: str) -> Mapping[str, str]:
+        """What an object was written with."""
+        return self._look(key)[1]
+
     def read(
         self, key: str, start: int = 0, length: int | None = None, *, etag: str | None = None
     ) -> Iterator[bytes]:

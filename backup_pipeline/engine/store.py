@@ -54,6 +54,9 @@ class ObjectStore(Protocol):
     def head(self, key: str) -> ObjectInfo:
         """What the store knows of an object; raises `ObjectMissing`."""
 
+    def metadata(self, key: str) -> Mapping[str, str]:
+        """What an object was written with, names in lower case; raises `ObjectMissing`."""
+
     def read(
         self, key: str, start: int = 0, length: int | None = None, *, etag: str | None = None
     ) -> Iterator[bytes]:

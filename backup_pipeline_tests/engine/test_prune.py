@@ -230,6 +230,85 @@ def test_what_a_deletion_left_over_goes_even_if_nothing_expires(store: Bucket) -
     assert not any(str(begun) in key for key in store.objects)
 
 
+def cut_short(store: Bucket, days: float, *, mark: str | None = "backup-id") -> BackupName:
+    """What a backup leaves that is killed: its archive, and unless `mark` is `None` its dump."""
+    name = BackupName.of(DATABASE, days_ago(days))
+    store.time = days_ago(days)
+    store.put(KEYS.of(name, Kind.SCHEMA), b"archive")
+    if mark:
+        key = KEYS.of(name, Kind.DUMP)
+        upload = store.create_upload(key, {mark: "7"})
+        part = store.upload_part(key, upload, 1, b"dump")
+        store.complete_upload(key, upload, [part], {mark: "7"})
+    store.time = NOW
+    return name
+
+
+def keys_of(store: Bucket, name: BackupName) -> list[str]:
+    return sorted(key for key in store.objects if str(name) in key)
+
+
+def test_the_archive_of_a_backup_that_was_killed_goes_when_no_run_can_own_it_any_more(
+    store: Bucket,
+) -> None:
+    made(store, 0.5)
+    old, young = cut_short(store, 1.01, mark=None), cut_short(store, 1, mark=None)
+    told = run(store, dry_run=True)
+    assert keys_of(store, old)
+    for result in (told, run(store)):
+        assert result.deleted == (str(old),)
+        (stray,) = result.cleared
+        assert stray.key == KEYS.of(old, Kind.SCHEMA)
+        assert "a backup that was killed left it" in stray.reason
+        assert [stray.key for stray in result.strays] == [KEYS.of(young, Kind.SCHEMA)]
+    assert (keys_of(store, old), keys_of(store, young)) == ([], [KEYS.of(young, Kind.SCHEMA)])
+
+
+def test_the_dump_of_a_backup_that_was_killed_stays_for_as_long_as_a_backup_would(
+    store: Bucket,
+) -> None:
+    made(store, 0.5)
+    over, adoptable = cut_short(store, 7.1), cut_short(store, 6.9)
+    result = run(store)
+    assert result.deleted == (str(over),)
+    assert result.reclaimed == len(b"archive" + b"dump")
+    assert keys_of(store, over) == []
+    assert len(keys_of(store, adoptable)) == 2
+    assert [change[1] for change in store.changes if change[0] == "delete"][:2] == [
+        KEYS.of(over, Kind.DUMP),
+        KEYS.of(over, Kind.SCHEMA),
+    ]
+
+
+@pytest.mark.parametrize("kind", [Kind.MANIFEST, Kind.EVIDENCE, Kind.PIN])
+def test_what_was_a_backup_once_is_not_taken_for_one_that_was_killed(
+    store: Bucket, kind: Kind
+) -> None:
+    made(store, 0.5)
+    name = cut_short(store, 400)
+    store.time = days_ago(400)
+    store.put(KEYS.of(name, kind), b"{}")
+    assert not run(store).deleted
+    assert len(keys_of(store, name)) == 3
+
+
+def test_a_dump_that_does_not_say_that_it_is_ours_is_nobodys_to_delete(store: Bucket) -> None:
+    made(store, 0.5)
+    name = cut_short(store, 400, mark="somebody")
+    assert not run(store).deleted
+    assert len(keys_of(store, name)) == 2
+
+
+def test_nothing_of_a_killed_backup_goes_while_it_is_newer_than_every_verified_one(
+    store: Bucket,
+) -> None:
+    made(store, 9)
+    name = cut_short(store, 8)
+    with pytest.raises(NewestNotVerified, match="is newer than every backup"):
+        run(store)
+    assert len(keys_of(store, name)) == 2
+
+
 @pytest.mark.parametrize("begun", [False, True], ids=["expired", "left over"])
 def test_a_backup_of_zstd_goes_and_a_dump_of_its_name_that_is_not_its_own_stays(
     store: Bucket, begun: bool

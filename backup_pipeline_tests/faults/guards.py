@@ -298,6 +298,31 @@ MUTATIONS = (
         ("engine/test_catalog.py::test_a_new_dump_of_an_expired_name_is_not_deletable",),
     ),
     Mutation(
+        "what was a backup once was not left by one that was killed",
+        "catalog.py",
+        "objects.keys() - DUMPS != {Kind.SCHEMA}",
+        "Kind.SCHEMA not in objects",
+        ("engine/test_prune.py::test_what_was_a_backup_once_is_not_taken_for_one_that_was_killed",),
+    ),
+    Mutation(
+        "a dump is ours only if it says so",
+        "catalog.py",
+        "all(BACKUP_ID in store.metadata(info.key) for info in dumps)",
+        "True",
+        (
+            "engine/test_prune.py::test_a_dump_that_does_not_say_that_it_is_ours_is_nobodys_to_delete",
+        ),
+    ),
+    Mutation(
+        "what a running backup may own is not cleared away",
+        "prune.py",
+        "youngest < deletions.now - (over_after if dumps else stale_after)",
+        "True",
+        (
+            "engine/test_prune.py::test_the_archive_of_a_backup_that_was_killed_goes_when_no_run_can_own_it_any_more",
+        ),
+    ),
+    Mutation(
         "what vanishes while it is read is no crash",
         "catalog.py",
         "    except NotFound:\n        return",

@@ -115,6 +115,58 @@ def test_a_backup_killed_at_any_call_of_the_store_is_whole_or_invisible(
     require_repaired(live, victim, witness, store)
 
 
+@pytest.mark.parametrize(
+    ("call", "left"),
+    [
+        ("CompleteMultipartUpload", {Kind.SCHEMA}),
+        ("PutObject", {Kind.SCHEMA, Kind.DUMP}),
+    ],
+)
+def test_what_a_backup_leaves_that_is_killed_before_its_manifest_goes_in_time_and_not_before(
+    live: Server,
+    victim: Victim,
+    witness: Witness,
+    store: ObjectStore,
+    faulty_s3: FaultyS3,
+    call: str,
+    left: set[Kind],
+) -> None:
+    victim.run("backup", *dated(0))
+    store.put(f"{PREFIX}{live.database}_2019-01-01_000000.sql.gz", b"another script's")
+    victim.environment = {**victim.environment, "AWS_ENDPOINT_URL_S3": faulty_s3.url}
+    started: list[subprocess.Popen[bytes]] = []
+
+    def dies(exchange: Exchange) -> None:
+        kill(started[0].pid, alone=False)
+        exchange.reset()
+
+    # The first object that is put is the archive, and the next one the manifest.
+    faulty_s3.on(call, dies, skip=1 if call == "PutObject" else 0)
+    before = witness.objects().keys()
+    with victim.start("backup", *dated(1)) as process:
+        started.append(process)
+        process.wait()
+    faulty_s3.heal()
+    found = {key for key in witness.objects() if key not in before}
+    assert {key[key.index(".") :] for key in found} == left
+    victim.run("backup", *dated(2))
+    assert found <= witness.objects().keys()
+
+    def prune_in(hours: float, *, dry_run: bool = False) -> set[str]:
+        policy, moment = RetentionPolicy(days=30), datetime.now(UTC) + timedelta(hours=hours)
+        keys = Keys(PREFIX)
+        result = prune(store, keys, live.database, policy, now=moment, dry_run=dry_run)
+        return {stray.key for stray in result.cleared}
+
+    hours = 25 if left == {Kind.SCHEMA} else 30 * 24 + 1
+    good = set(witness.objects()) - found
+    assert prune_in(hours - 2) == set()
+    assert prune_in(hours, dry_run=True) == found
+    assert set(witness.objects()) == good | found
+    assert prune_in(hours) == found
+    assert set(witness.objects()) == good
+
+
 def require_repaired(live: Server, victim: Victim, witness: Witness, store: ObjectStore) -> None:
     """The next run succeeds, and tells of everything that belongs to no backup."""
     victim.run("backup", *dated(1000))
@@ -133,7 +185,9 @@ def require_repaired(live: Server, victim: Victim, witness: Witness, store: Obje
     prune(store, Keys(PREFIX), live.database, RetentionPolicy(days=30), now=tomorrow)
     assert witness.uploads() == []
     assert witness.visible() == visible
-    for name in (stem(key) for key in orphans if key.endswith(Kind.DUMP)):
+    dumped = {stem(key) for key in orphans if key.endswith(Kind.DUMP)}
+    assert {stem(key) for key in orphans & witness.objects().keys()} == dumped
+    for name in dumped:
         victim.run("adopt", name)
         victim.run("verify", name)
         assert name in witness.visible()
