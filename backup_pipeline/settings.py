@@ -165,7 +165,7 @@ class Settings(BaseSettings):
     jobs: Annotated[int, Field(ge=1, le=64)] = Field(default_factory=_cores)
     """How much is done at once, where the server has connections for it."""
     limit_rate: Annotated[float, Field(gt=0)] | None = None
-    """MB (1,000,000 bytes) a second to the store."""
+    """MB (1,000,000 bytes) a second to the store, and from it but for restores."""
     drill_dsn: SecretStr | None = None
     """The server on which drills restore; without it, the one that is backed up."""
     drill_schedule: Annotated[str, AfterValidator(_drill_schedule)] = "0 5 * * 0"
@@ -283,7 +283,7 @@ class Settings(BaseSettings):
         return PostgresDumpSource(self.server(), self.clients_dirs(), self.lock_timeout, self.jobs)
 
     def rate(self) -> "RateLimit":
-        """The limit on what is sent to the store."""
+        """The limit on what goes to the store, or on what comes from it."""
         from backup_pipeline.engine.rate import RateLimit
 
         return RateLimit(self.limit_rate * 1_000_000 if self.limit_rate else None)
@@ -304,7 +304,8 @@ class Settings(BaseSettings):
                 max_attempts=self.s3_max_attempts,
                 connect_timeout=self.s3_connect_timeout,
                 read_timeout=self.s3_read_timeout,
-            )
+            ),
+            self.rate(),
         )
 
     def keys(self) -> "Keys":

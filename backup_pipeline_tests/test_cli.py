@@ -531,3 +531,30 @@ def test_a_new_database_is_named_like_its_backup_and_never_too_long() -> None:
     long = new_database(BackupName("é" * 31, label))
     assert long == "é" * 22 + "_2025_12_16_230000"
     assert len(long.encode()) == 62
+
+
+# --- the rate
+
+
+@pytest.mark.parametrize(
+    ("command", "limit"),
+    [
+        (["verify", "--latest"], 1),
+        (["verify", "--latest", "--limit-rate", "5"], 5),
+        (["restore", "--latest"], None),
+        (["restore", "--latest", "--limit-rate", "5"], 5),
+    ],
+)
+def test_who_restores_is_not_slowed_down_by_a_limit_for_the_night(
+    cli: Any, monkeypatch: pytest.MonkeyPatch, command: list[str], limit: float | None
+) -> None:
+    limits: list[float | None] = []
+
+    def store(settings: Settings) -> MemoryStore:
+        limits.append(settings.limit_rate)
+        return MemoryStore()
+
+    monkeypatch.setattr(Settings, "store", store)
+    monkeypatch.setenv("BACKUP_LIMIT_RATE", "1")
+    assert cli(*command).code == 4
+    assert limits == [limit]

@@ -43,12 +43,7 @@ def _now() -> datetime:
     type=click.Choice(["gzip", "zstd"]),
     help="What compresses it, instead of BACKUP_CODEC.",
 )
-@click.option(
-    "--limit-rate",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="MB",
-    help="Send so many MB a second to the store at most, instead of BACKUP_LIMIT_RATE.",
-)
+@options.limit_rate
 @click.option("--no-prune", is_flag=True, help="Delete nothing.")
 @click.option(
     "--no-verify",
@@ -211,6 +206,7 @@ def _verdict(entry: "EvidenceEntry") -> str:
 @click.option("--all", "everything", is_flag=True, help="Every backup of the database.")
 @_database
 @options.jobs
+@options.limit_rate
 @command
 def verify(
     output: Output,
@@ -219,6 +215,7 @@ def verify(
     everything: bool,
     database: str | None,
     jobs: int | None,
+    limit_rate: float | None,
 ) -> None:
     """Read backups back byte by byte, and record what was found."""
     from backup_pipeline.engine.names import BackupName
@@ -227,7 +224,7 @@ def verify(
     if [name is not None, latest, everything].count(True) != 1:
         raise click.UsageError("Give one of NAME, --latest and --all.")
     asked = BackupName.parse(name) if name is not None else None
-    settings = load_settings(database=database, jobs=jobs)
+    settings = load_settings(database=database, jobs=jobs, limit_rate=limit_rate)
     store, keys = settings.store(), settings.keys()
     names = [asked] if asked else _names(store, keys, settings.database, latest_only=latest)
     results = []

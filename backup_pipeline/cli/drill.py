@@ -20,9 +20,15 @@ if TYPE_CHECKING:
 @click.option("--latest", is_flag=True, help="The newest backup of the database.")
 @click.option("--database", help="Instead of BACKUP_DATABASE.")
 @options.jobs
+@options.limit_rate
 @command
 def drill(
-    output: Output, name: str | None, latest: bool, database: str | None, jobs: int | None
+    output: Output,
+    name: str | None,
+    latest: bool,
+    database: str | None,
+    jobs: int | None,
+    limit_rate: float | None,
 ) -> None:
     """Restore into a scratch database, compare every row, drop it, and record the proof."""
     from backup_pipeline.engine.choice import newest_backup
@@ -33,7 +39,7 @@ def drill(
     if (name is not None) == latest:
         raise click.UsageError("Give one of NAME and --latest.")
     asked = BackupName.parse(name) if name is not None else None
-    settings = load_settings(database=database, jobs=jobs)
+    settings = load_settings(database=database, jobs=jobs, limit_rate=limit_rate)
     store, keys = settings.store(), settings.keys()
     backup = asked or newest_backup(store, keys, settings.database, _now()).name
     with output.progress() as report:

@@ -8,3 +8,10 @@ jobs = click.option(
     metavar="N",
     help="So many things side by side, instead of BACKUP_JOBS.",
 )
+
+limit_rate = click.option(
+    "--limit-rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MB",
+    help="Move so many MB a second to or from the store at most, instead of BACKUP_LIMIT_RATE.",
+)

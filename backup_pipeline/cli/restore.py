@@ -74,6 +74,12 @@ class Plan:
 @click.option("--since", metavar="TIME", help="With --list: only those taken at TIME or later.")
 @click.option("--until", metavar="TIME", help="With --list: only those taken by TIME.")
 @options.jobs
+@click.option(
+    "--limit-rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MB",
+    help="Read so many MB a second from the store at most; BACKUP_LIMIT_RATE does not count here.",
+)
 @command
 def restore(
     output: Output,
@@ -95,6 +101,7 @@ def restore(
     since: str | None,
     until: str | None,
     jobs: int | None,
+    limit_rate: float | None,
 ) -> None:
     """Restore a backup into a new database, or in place of the live one.
 
@@ -118,7 +125,10 @@ def restore(
         return
     from backup_pipeline.settings import load_settings
 
-    settings = load_settings(database=database, jobs=jobs)
+    # Who restores is in haste; what is left to others at night is not left to them now.
+    settings = load_settings(database=database, jobs=jobs).model_copy(
+        update={"limit_rate": limit_rate}
+    )
     plan = _plan(settings, Choice(latest, at, name), into, replace=replace, add=add)
     _describe(output, plan, settings.zone)
     if plan.exists and not (replace or add):

@@ -106,7 +106,7 @@ def restore_job(database: Database) -> dg.JobDefinition:
 
         bucket = database.bucket(context)
         with failing_clearly(context):
-            store, keys = bucket.store(), bucket.backup_keys()
+            store, keys = bucket.store(in_haste=True), bucket.backup_keys()
             backup = chosen_backup(database, store, keys, config.backup)
             target = database_name(config.target or new_database(backup.name))
             postgres = database.postgres(context)

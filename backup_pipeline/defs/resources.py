@@ -47,8 +47,8 @@ class Databases(Protocol):
 class Bucket(Protocol):
     """A bucket with backups under a prefix."""
 
-    def store(self) -> "ObjectStore":
-        """The bucket; nothing is sent yet."""
+    def store(self, *, in_haste: bool = False) -> "ObjectStore":
+        """The bucket; nothing is sent yet, and `in_haste` no limit on the rate counts."""
 
     def backup_keys(self) -> Keys:
         """The keys under the prefix."""
@@ -112,8 +112,11 @@ class BucketResource(dg.ConfigurableResource[Any]):
     bucket: str = Field(description="The bucket's name.")
     prefix: str = Field(default="backups/postgres/", description="What its keys begin with.")
 
-    def store(self) -> "ObjectStore":
-        """The bucket; raises `InvalidInput` where the `S3Resource` asks for what it can't do."""
+    def store(self, *, in_haste: bool = False) -> "ObjectStore":
+        """The bucket; raises `InvalidInput` where the `S3Resource` asks for what it can't do.
+
+        `in_haste` it is read without the limit of `BACKUP_LIMIT_RATE`.
+        """
         from backup_pipeline.engine.s3 import S3Store
         from backup_pipeline.engine.s3_client import S3Connection
 
@@ -139,7 +142,8 @@ class BucketResource(dg.ConfigurableResource[Any]):
                 request_checksums=settings.s3_checksums,
                 connect_timeout=settings.s3_connect_timeout,
                 read_timeout=settings.s3_read_timeout,
-            )
+            ),
+            None if in_haste else settings.rate(),
         )
 
     # Not `keys`, because Dagster calls `dict()` on a resource, which would take it for a mapping.

@@ -156,7 +156,9 @@ class _Drill:
             require_suitable(admin, source)
             # Before anything is loaded: what is loaded will have to be dumped.
             choose_clients(find_clients(self.bin_dirs), admin.info.server_version)
-            stored = require_whole(self.store, self.keys, self.manifest, self.jobs, self.report)
+            stored = require_whole(
+                self.store, self.keys, self.manifest, self.jobs, self.report, inflating=False
+            )
             self.verified_at = self.clock()
             remove_leftovers(admin)
             try:
@@ -209,7 +211,7 @@ class _Drill:
             for member in self.manifest.members
             if member.section in (Section.PRE_DATA, Section.POST_DATA)
         ]
-        read = read_members(self.store, stored, self.manifest, members)
+        read = read_members(self.store, stored, members, manifest=self.manifest)
         expected = b"".join(b"".join(chunks) for _, chunks in read)
         schema = dump.schema()
         yield from _schema_differences(expected, schema.pre_data + schema.post_data)

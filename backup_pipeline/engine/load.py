@@ -262,7 +262,7 @@ class Loading:
         self._manifest = manifest
         self._encoding = manifest.source.encoding
         # The server counts them.
-        self._read = partial(read_members, store, stored, manifest, counting=False)
+        self._read = partial(read_members, store, stored, manifest=manifest, counting=False)
         self._jobs = jobs
         self._receiver = Receiver(server, self._encoding)
         self._in_order: list[tuple[Chain, int]] = []

@@ -92,7 +92,7 @@ def restore(
     with server.using(maintenance(target)).connect() as admin:
         require_free(admin, target, replace=replace, patient=disconnect or wait > 0)
         require_suitable(admin, manifest.source)
-        stored = require_whole(store, keys, manifest, jobs, report)
+        stored = require_whole(store, keys, manifest, jobs, report, inflating=False)
         verified_at = clock()
         remove_leftovers(admin)
         with new_database(admin, manifest.source, target) as loading:

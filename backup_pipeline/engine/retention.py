@@ -38,8 +38,10 @@ def refusal(backups: Iterable[Backup], now: datetime, doubtful: Iterable[Stray] 
     latest = newest(backups, now)
     if latest and latest.state is not State.VERIFIED:
         return f"the newest backup, {latest.name}, {_standing(latest)}"
+    # Many a store tells the time of an object in whole seconds, those that have passed.
+    since = latest.taken_at.replace(microsecond=0) if latest else None
     for stray in doubtful:
-        if latest is None or stray.modified_at > latest.taken_at:
+        if since is None or stray.modified_at >= since:
             return f"{stray.key} is newer than every backup: {stray.reason}"
     return None
 

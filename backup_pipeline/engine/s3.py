@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import IO, TYPE_CHECKING, Any, cast
 
+from backup_pipeline.engine.rate import RateLimit
 from backup_pipeline.engine.s3_client import S3Connection, connect, read_time
 from backup_pipeline.engine.s3_errors import error_code, from_botocore
 from backup_pipeline.engine.s3_listing import objects_of
@@ -44,10 +45,14 @@ _FIRST_PAUSE = 0.1
 
 
 class S3Store:
-    """A bucket of any S3-compatible server, as `ObjectStore` describes it; safe for threads."""
+    """A bucket of any S3-compatible server, as `ObjectStore` describes it; safe for threads.
 
-    def __init__(self, connection: S3Connection) -> None:
+    `rate` limits what is read; what is sent waits for its turn elsewhere (see `Transfer`).
+    """
+
+    def __init__(self, connection: S3Connection, rate: RateLimit | None = None) -> None:
         self._connection = connection
+        self._rate = rate or RateLimit()
         self._bucket = connection.bucket
         self._lock = threading.Lock()
         self._connected: S3Client | None = None
@@ -86,6 +91,7 @@ class S3Store:
             with closing(body):
                 for chunk in _arriving(body, key):
                     offset += len(chunk)
+                    time.sleep(self._rate.delay(len(chunk)))
                     yield chunk
             if offset == end:
                 return

@@ -250,7 +250,9 @@ class _Part:
         ]
         self.read_bytes = sum(member.length for member in members)
         total, done = sum(member.raw_length for member in members), 0
-        for member, chunks in read_members(self._store, self._stored(), self._manifest, members):
+        for member, chunks in read_members(
+            self._store, self._stored(), members, manifest=self._manifest
+        ):
             for length in self._copy_member(connection, member, chunks):
                 self._report(Progress("restore", done + length, total))
             done += member.raw_length

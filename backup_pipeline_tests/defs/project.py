@@ -40,7 +40,7 @@ class FakeBucket:
 
     memory: MemoryStore
 
-    def store(self) -> MemoryStore:
+    def store(self, *, in_haste: bool = False) -> MemoryStore:
         """The same store each time."""
         return self.memory
 

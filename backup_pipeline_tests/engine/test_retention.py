@@ -260,3 +260,14 @@ def test_a_dump_without_a_readable_manifest_blocks_until_a_newer_backup_is_verif
     )
     assert refusal([], NOW, [stray]) is not None
     assert refusal([backup(0.5), backup(2)], NOW, [stray]) is None
+
+
+def test_the_second_in_which_the_newest_backup_was_taken_counts_as_after_it() -> None:
+    """A store that tells whole seconds makes an object look up to one older than it is."""
+    latest = backup(1)
+    taken_at = latest.taken_at.replace(microsecond=900_000)
+    whole = taken_at.replace(microsecond=0)
+    stray = Stray("b/x.manifest.json", 9, whole, "it is damaged", deletable=False)
+    assert refusal([replace(latest, taken_at=taken_at)], NOW, [stray]) is not None
+    earlier = replace(stray, modified_at=whole - timedelta(seconds=1))
+    assert refusal([replace(latest, taken_at=taken_at)], NOW, [earlier]) is None

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from backup_pipeline.engine.rate import RateLimit
 from backup_pipeline.engine.s3 import S3Store
 from backup_pipeline.engine.s3_client import S3Connection
 from backup_pipeline.engine.s3_errors import from_botocore
@@ -192,6 +194,13 @@ class TestReading:
             assert not wire.ended.acquire(timeout=0.1)
             reading.close()  # type: ignore[attr-defined]  # an Iterator that is a generator
             assert wire.ended.acquire(timeout=5)
+
+    def test_a_rate_makes_chunks_wait_their_turn(self, stored: S3Connection) -> None:
+        begun = time.monotonic()
+        limited = S3Store(stored, RateLimit(len(self.BODY) / 0.4))
+        assert b"".join(limited.read("k")) == self.BODY
+        # The last of eight chunks goes when the seven before it have had their time.
+        assert time.monotonic() - begun >= 0.35
 
     def test_a_whole_answer_leaves_the_connection_for_the_next(self, stored: S3Connection) -> None:
         with wired(stored) as (store, wire):
