@@ -10,7 +10,9 @@ from backup_pipeline.cli.output import Output, Table, command
 @click.command()
 @command
 def check(output: Output) -> None:
-    """Look at PostgreSQL, the client tools, the bucket, the rights and the clocks."""
+    """Look at PostgreSQL, also where drills restore, the client tools, the bucket, the rights and
+    the clocks.
+    """
     from backup_pipeline.engine.diagnosis import diagnose
     from backup_pipeline.settings import load_settings
 
@@ -25,6 +27,7 @@ def check(output: Output) -> None:
             minimums=settings.minimums,
             fresh_for=timedelta(hours=settings.freshness_hours),
             stale_after=settings.stale_after,
+            drills=settings.drill_server() if settings.drill_dsn else None,
         )
     )
     code = next((finding.exit_code for finding in findings if finding.exit_code), 0)

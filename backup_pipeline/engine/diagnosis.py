@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from backup_pipeline.engine.diagnosis_bucket import of_reading, of_uploads, of_writing
+from backup_pipeline.engine.diagnosis_drill import of_drill_server
 from backup_pipeline.engine.diagnosis_server import of_server
 from backup_pipeline.engine.findings import Finding
 from backup_pipeline.engine.names import Keys
@@ -26,12 +27,16 @@ def diagnose(
     minimums: Mapping[int, int] = SECURITY_MINIMUMS,
     fresh_for: timedelta = FRESH_FOR,
     stale_after: timedelta = STALE_AFTER,
+    drills: Server | None = None,
 ) -> Iterator[Finding]:
     """Look at everything that a backup of `server.database` needs, each thing for itself.
 
+    `drills` is the server on which drills restore, where it is another one.
     Writes small probes under the prefix and deletes them again, as far as it may.
     """
     yield from of_server(server, bin_dirs, minimums, clock)
+    if drills:
+        yield from of_drill_server(drills, server, bin_dirs)
     yield from of_reading(store, keys, server.database, clock(), fresh_for)
     yield from of_uploads(store, keys, server.database, clock() - stale_after)
     yield from of_writing(store, keys, clock)

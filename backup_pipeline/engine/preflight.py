@@ -21,63 +21,70 @@ if TYPE_CHECKING:
     Admin = psycopg.Connection[TupleRow]
 
 
-class _Problem(NamedTuple):
+class Problem(NamedTuple):
+    """Why a server can't hold a database, and what to do about it."""
+
     said: str
     advice: str
 
 
 def require_suitable(admin: "Admin", source: Source) -> None:
     """Raise `TargetUnsuitable`, which names everything that is wrong, unless the server is fit."""
-    problems = [problem for look in _LOOKS for problem in look(admin, source)]
-    if problems:
+    found = problems(admin, source)
+    if found:
         raise TargetUnsuitable(
-            "; ".join(problem.said for problem in problems),
-            hint=" ".join(problem.advice for problem in problems),
+            "; ".join(problem.said for problem in found),
+            hint=" ".join(problem.advice for problem in found),
         )
 
 
-def _version(admin: "Admin", source: Source) -> Iterator[_Problem]:
+def problems(admin: "Admin", source: Source) -> list[Problem]:
+    """Everything that is wrong with a server which is to hold a database like the source."""
+    return [problem for look in _LOOKS for problem in look(admin, source)]
+
+
+def _version(admin: "Admin", source: Source) -> Iterator[Problem]:
     major = admin.info.server_version // 10000
     if major < source.server_version_num // 10000:
-        yield _Problem(
+        yield Problem(
             f"the backup is of PostgreSQL {source.server_version}, the target is PostgreSQL "
             f"{major}, and an older server can't take it",
             "Restore into a server of the same or a newer major version.",
         )
 
 
-def _right(admin: "Admin", _: Source) -> Iterator[_Problem]:
+def _right(admin: "Admin", _: Source) -> Iterator[Problem]:
     may = "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user"
     if admin.execute(may).fetchone() != (True,):
-        yield _Problem(
+        yield Problem(
             f"role {admin.info.user!r} may not create databases on the target server",
             f"As a superuser: ALTER ROLE {_quoted(admin.info.user)} CREATEDB;",
         )
 
 
-def _extensions(admin: "Admin", source: Source) -> Iterator[_Problem]:
+def _extensions(admin: "Admin", source: Source) -> Iterator[Problem]:
     available = _names(admin, "SELECT name FROM pg_available_extensions")
     missing = [each.name for each in source.extensions if each.name not in available]
     if missing:
-        yield _Problem(
+        yield Problem(
             f"the target server lacks the extensions {', '.join(missing)}",
             "Install the packages of these extensions on the target server first.",
         )
 
 
-def _roles(admin: "Admin", source: Source) -> Iterator[_Problem]:
+def _roles(admin: "Admin", source: Source) -> Iterator[Problem]:
     present = _names(admin, "SELECT rolname FROM pg_roles")
     missing = [role for role in source.roles if role not in present]
     if missing:
         create = " ".join(f"CREATE ROLE {_quoted(role)};" for role in missing)
-        yield _Problem(
+        yield Problem(
             "policies or user mappings name roles that the target server lacks: "
             + ", ".join(missing),
             f"Create them first: {create}",
         )
 
 
-def _locales(admin: "Admin", source: Source) -> Iterator[_Problem]:
+def _locales(admin: "Admin", source: Source) -> Iterator[Problem]:
     # A collation is the only thing that takes a locale and can be undone; it has the encoding of
     # the database that it is in.
     if admin.info.parameter_status("server_encoding") != source.encoding:
@@ -91,7 +98,7 @@ def _locales(admin: "Admin", source: Source) -> Iterator[_Problem]:
     for probe in probes:
         said = _refused(admin, probe)
         if said:
-            yield _Problem(
+            yield Problem(
                 f"the target server does not know the locale of the source: {said}",
                 "Install that locale on the target server and restart PostgreSQL.",
             )
@@ -121,10 +128,10 @@ _UNKNOWN_LOCALE = (
 )
 
 
-def _disk(admin: "Admin", source: Source) -> Iterator[_Problem]:
+def _disk(admin: "Admin", source: Source) -> Iterator[Problem]:
     disk = data_disk(admin)
     if disk and disk.free < source.database_size:
-        yield _Problem(
+        yield Problem(
             f"the source takes {source.database_size:,} bytes, and the target's disk has "
             f"{disk.free:,} free in {disk.directory}",
             "Make room on that disk, or restore into another server.",

@@ -43,9 +43,10 @@ def found(
     bin_dirs: list[Path],
     skew: timedelta = timedelta(0),
     minimums: Mapping[int, int] = SECURITY_MINIMUMS,
+    drills: Server | None = None,
 ) -> dict[str, Finding]:
     findings = diagnose(
-        server, bin_dirs, store, KEYS, clock=lambda: now() + skew, minimums=minimums
+        server, bin_dirs, store, KEYS, clock=lambda: now() + skew, minimums=minimums, drills=drills
     )
     return {finding.subject: finding for finding in findings}
 
@@ -452,3 +453,80 @@ def test_a_disk_without_room_for_a_second_copy_is_warned_of(
         finding = found(Server.of(postgres.dsn()), MemoryStore(), [])["the server's disk"]
         assert finding.level is level
         assert str(postgres.data_dir) in finding.message
+
+
+# The server on which drills restore
+
+
+def test_a_drill_server_that_could_take_the_database_is_fine(postgres: EmbeddedPostgres) -> None:
+    server = Server.of(postgres.dsn())
+    findings = found(server, MemoryStore(), [postgres.bin_dir], drills=server)
+    assert findings["drill server"].level is Level.OK
+    assert f"could take {DATABASE} as it is" in findings["drill server"].message
+    assert not {"drill server's client tools", "unfinished drills"} & findings.keys()
+
+
+def test_a_drill_server_that_does_not_answer_ends_with_5(
+    postgres: EmbeddedPostgres, nobody_there: Server
+) -> None:
+    findings = found(
+        Server.of(postgres.dsn()), MemoryStore(), [postgres.bin_dir], drills=nobody_there
+    )
+    assert findings["PostgreSQL"].level is Level.OK
+    assert (findings["drill server"].level, findings["drill server"].exit_code) == (Level.FAIL, 5)
+    assert "BACKUP_DRILL_DSN" in findings["drill server"].advice
+
+
+def test_a_drill_server_is_looked_at_although_the_live_one_does_not_answer(
+    postgres: EmbeddedPostgres, nobody_there: Server
+) -> None:
+    drills = Server.of(postgres.dsn())
+    finding = found(nobody_there, MemoryStore(), [], drills=drills)["drill server"]
+    assert finding.level is Level.WARN
+    assert "answers, version" in finding.message
+
+
+def test_a_drill_server_older_than_the_live_one_is_told(
+    postgres18: EmbeddedPostgres, postgres16: EmbeddedPostgres
+) -> None:
+    live, drills = Server.of(postgres18.dsn()), Server.of(postgres16.dsn())
+    finding = found(live, MemoryStore(), [postgres18.bin_dir], drills=drills)["drill server"]
+    assert (finding.level, finding.exit_code) == (Level.FAIL, 3)
+    assert "the target is PostgreSQL 16" in finding.message
+
+
+def test_a_drill_server_newer_than_every_pg_dump_is_told(
+    postgres18: EmbeddedPostgres, postgres16: EmbeddedPostgres
+) -> None:
+    live, drills = Server.of(postgres16.dsn()), Server.of(postgres18.dsn())
+    findings = found(live, MemoryStore(), [postgres16.bin_dir], drills=drills)
+    assert findings["client tools"].level is not Level.FAIL
+    assert findings["drill server's client tools"].level is Level.FAIL
+    assert "18" in findings["drill server's client tools"].message
+
+
+def test_a_role_that_may_make_no_database_on_the_drill_server_is_told(
+    postgres: EmbeddedPostgres, reader: Server
+) -> None:
+    live = Server.of(postgres.dsn())
+    finding = found(live, MemoryStore(), [postgres.bin_dir], drills=reader)["drill server"]
+    assert (finding.level, finding.exit_code) == (Level.FAIL, 3)
+    assert "CREATEDB" in finding.advice
+
+
+def test_what_killed_drills_have_left_is_named(
+    postgres: EmbeddedPostgres, postgres16: EmbeddedPostgres
+) -> None:
+    left = f"shop_restoring_{uuid.uuid4().hex[:8]}"
+    drills, live = Server.of(postgres.dsn()), Server.of(postgres16.dsn())
+    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+        database = Identifier(left)
+        admin.execute(SQL("CREATE DATABASE {} ALLOW_CONNECTIONS false").format(database))
+        try:
+            finding = found(live, MemoryStore(), [postgres.bin_dir], drills=drills)[
+                "unfinished drills"
+            ]
+        finally:
+            admin.execute(SQL("DROP DATABASE {}").format(database))
+    assert finding.level is Level.WARN
+    assert left in finding.message

@@ -296,6 +296,13 @@ def test_check_finds_everything_in_order(machine: Machine, store: S3Store) -> No
     assert list(store.list("")) == []
 
 
+def test_check_looks_at_the_server_on_which_drills_restore(machine: Machine) -> None:
+    machine.environment |= {"BACKUP_DRILL_DSN": "host=127.0.0.1 port=1 password=canary-4711"}
+    done = machine.run("check", code=5)
+    assert "BACKUP_DRILL_DSN" in done.stdout
+    assert "canary" not in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "code"),
     [
