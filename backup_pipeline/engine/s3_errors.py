@@ -1,6 +1,8 @@
 """botocore's errors as ours: the one place where an answer of the store gets its meaning."""
 
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
 
 from backup_pipeline.errors import (
     BackupPipelineError,
@@ -14,6 +16,8 @@ from backup_pipeline.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from botocore.exceptions import BotoCoreError, ClientError
 
 _DENIED = frozenset(
@@ -29,7 +33,9 @@ _DENIED = frozenset(
     )
 )
 _BUSY = frozenset(("RequestTimeout", "SlowDown", "Throttling", "TooManyRequests"))
-_SKEWED = "The clocks of this machine and of the store differ too much: set both by NTP."
+_SKEWED = "RequestTimeTooSkewed"
+_TOLERATED = timedelta(minutes=15)
+"""By how much a store lets its clock and that of a signature differ."""
 _CHECKSUMS = (
     "This store may not know the checksums that newer clients send: "
     "try BACKUP_S3_CHECKSUMS=when_required."
@@ -77,13 +83,30 @@ def _from_reply(error: "ClientError", call: str, subject: str) -> StoreError:
         return ObjectMissing(f"{subject}: the object was replaced by another one")
     if status == 412 or code == "ConditionalRequestConflict":
         return ObjectExists(message)
-    if code == "RequestTimeTooSkewed":
-        return StoreError(message, hint=_SKEWED)
+    skewed = _skewed(error.response)
+    if code == _SKEWED or (status == 403 and skewed):
+        # The answer to a HEAD says no more than 403.
+        hint = skewed or "The clocks of this machine and of the store differ too much."
+        return StoreError(message, hint=f"{hint} Set both by NTP.")
     if code in _DENIED or status in (401, 403):
         return StoreDenied(message)
     if code in _BUSY or status == 429 or (status >= 500 and status != 501):
         return StoreUnreachable(message, hint="The store is busy or broken; its log says more.")
     return StoreError(message, hint=_hint(code, status, said))
+
+
+def _skewed(response: "Mapping[str, Any]") -> str | None:
+    """By how much the clock of whoever answered differs from ours, if it is too much."""
+    dated = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+    try:
+        ahead = datetime.now(UTC) - parsedate_to_datetime(dated)
+    except (TypeError, ValueError):
+        return None
+    if abs(ahead) <= _TOLERATED:
+        return None
+    minutes = f"{abs(ahead).total_seconds() / 60:,.0f}"
+    way = "ahead of" if ahead > timedelta(0) else "behind"
+    return f"This machine's clock is {minutes} minutes {way} the store's."
 
 
 def _hint(code: str, status: int, said: str) -> str | None:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import ClassVar, Literal
 from urllib.parse import urlsplit
 
@@ -399,6 +401,29 @@ def test_each_answer_has_one_meaning(
         "ResponseMetadata": {"HTTPStatusCode": status},
     }
     error = from_botocore(ClientError(reply, "PutObject"), "PutObject", "k", "b")  # type: ignore[arg-type]  # the part of a reply that matters
+    assert type(error) is expected
+    assert hint in error.hint
+
+
+@pytest.mark.parametrize(
+    ("ahead", "expected", "hint"),
+    [
+        (20, StoreError, "clock is 20 minutes ahead of the store's"),
+        (-20, StoreError, "clock is 20 minutes behind the store's"),
+        (10, StoreDenied, "AWS_ACCESS_KEY_ID"),
+    ],
+)
+def test_a_refusal_by_a_store_whose_clock_differs_is_told_from_a_policy(
+    ahead: int, expected: type[StoreError], hint: str
+) -> None:
+    from botocore.exceptions import ClientError
+
+    dated = format_datetime(datetime.now(UTC) - timedelta(minutes=ahead), usegmt=True)
+    reply = {
+        "Error": {"Code": "403", "Message": "Forbidden"},
+        "ResponseMetadata": {"HTTPStatusCode": 403, "HTTPHeaders": {"date": dated}},
+    }
+    error = from_botocore(ClientError(reply, "HeadObject"), "HeadObject", "k", "b")  # type: ignore[arg-type]  # as above
     assert type(error) is expected
     assert hint in error.hint
 
