@@ -33,7 +33,7 @@ test: $(READY)  ## every test, against real servers that the tests start themsel
 test-engine: $(READY)  ## the inner loop
 	$(BIN)/pytest --numprocesses $(WORKERS) backup_pipeline_tests/engine
 
-test-faults: $(READY)  ## every fault of docs/reliability.md, as often as it takes; half an hour
+test-faults: $(READY)  ## every fault of docs/reliability.md, as often as it takes; ten minutes or more
 	$(BIN)/python -m backup_pipeline_tests.faults -- --numprocesses $(WORKERS) --dist loadgroup
 
 test-mutations: $(READY)  ## take out the guards one by one, and see that a test fails each time

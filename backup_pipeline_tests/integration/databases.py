@@ -33,6 +33,21 @@ def new_database(postgres: EmbeddedPostgres, *scripts: Path, name: str = "") -> 
         drop_database(postgres, database)
 
 
+@contextmanager
+def live_database(postgres: EmbeddedPostgres, tables: str) -> Iterator[Server]:
+    """A database that somebody works with; what a test makes beside it is dropped afterwards.
+
+    Beside it means under a name that begins with its own.
+    """
+    with new_database(postgres) as server:
+        with server.connect() as connection:
+            connection.execute(tables.encode())
+        yield server
+        for database in databases(postgres):
+            if database.startswith(server.database):
+                drop_database(postgres, database)
+
+
 def drop_database(postgres: EmbeddedPostgres, database: str) -> None:
     """Drop a database if it is there, whoever is connected."""
     quoted = psycopg.sql.Identifier(database)

@@ -30,6 +30,7 @@ from backup_pipeline_tests.integration.databases import (
     contents,
     databases,
     drop_database,
+    live_database,
     new_database,
 )
 
@@ -49,13 +50,8 @@ def now() -> datetime:
 @pytest.fixture
 def source(postgres18: EmbeddedPostgres) -> Iterator[Server]:
     """A live database; whatever a test makes beside it is dropped afterwards."""
-    with new_database(postgres18) as server:
-        with server.connect() as connection:
-            connection.execute(TABLES)
+    with live_database(postgres18, TABLES) as server:
         yield server
-        for database in databases(postgres18):
-            if database.startswith(server.database):
-                drop_database(postgres18, database)
 
 
 @pytest.fixture
