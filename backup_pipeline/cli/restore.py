@@ -284,6 +284,8 @@ def _restore_part(
 
 
 def _report(output: Output, plan: Plan, result: "RestoreResult") -> None:
+    from backup_pipeline.engine.access import told
+
     output.document(
         {
             "backup": of_backup(plan.backup),
@@ -295,6 +297,10 @@ def _report(output: Output, plan: Plan, result: "RestoreResult") -> None:
             "tables": result.tables,
             "rows": result.rows,
             "seconds": result.seconds,
+            "missing": [
+                {"role": each.role, "right": each.right, "objects": list(each.objects)}
+                for each in result.missing
+            ],
         }
     )
     output.say(
@@ -303,3 +309,9 @@ def _report(output: Output, plan: Plan, result: "RestoreResult") -> None:
     )
     if result.previous:
         output.say(f"the database that was there before is kept as {result.previous}")
+    if said := told(result.missing):
+        output.warn(
+            f"everything belongs to {plan.server.user}, without rights for others: {said}",
+            f"`backup-pipeline show {plan.backup.name}` lists them; REASSIGN OWNED and GRANT "
+            "bring them back.",
+        )

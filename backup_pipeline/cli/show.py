@@ -12,7 +12,7 @@ from backup_pipeline.cli.output import Output, Table, command
 from backup_pipeline.errors import VerificationFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from zoneinfo import ZoneInfo
 
     from backup_pipeline.engine.model import Backup, EvidenceEntry, Manifest, Stray
@@ -129,7 +129,7 @@ def show(output: Output, name: str) -> None:
     )
     if output.as_json:
         return
-    output.say(*_about(backup, manifest, settings.zone))
+    output.say(*_about(backup, manifest, settings.zone), *_left_out(manifest))
     output.table(
         Table(
             columns=("schema", "table", "rows"),
@@ -162,6 +162,16 @@ def _about(backup: "Backup", manifest: "Manifest", zone: "ZoneInfo") -> list[str
         "id": manifest.id,
     }
     return [f"{label:<11} {value}" for label, value in lines.items()]
+
+
+def _left_out(manifest: "Manifest") -> "Iterator[str]":
+    """Owners and rights of the source, none of which are in a dump."""
+    from backup_pipeline.engine.findings import few
+
+    label = "left out"
+    for each in manifest.source.access:
+        yield f"{label:<11} {each.role}, {each.right}: {few(list(each.objects))}"
+        label = ""
 
 
 def _proof(backup: "Backup", zone: "ZoneInfo") -> str:

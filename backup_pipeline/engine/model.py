@@ -152,6 +152,19 @@ class Extension:
 
 @_document
 @dataclass(frozen=True, slots=True)
+class Access:
+    """A right that a role had on some objects, and that a dump leaves out."""
+
+    role: str
+    right: str
+    """`owner`, a privilege such as `SELECT`, or one that the role usually has and did not: `no
+    EXECUTE`."""
+    objects: tuple[str, ...]
+    """As `pg_identify_object` has them: `table public.quotes`."""
+
+
+@_document
+@dataclass(frozen=True, slots=True)
 class Source:
     """The dumped database, as its server described it inside the dumped snapshot."""
 
@@ -173,6 +186,8 @@ class Source:
     snapshot_lsn: str
     roles: tuple[str, ...] = ()
     """Those that policies and user mappings name: the dump can't be loaded where they lack."""
+    access: tuple[Access, ...] = ()
+    """Owners and rights: a restore has those of whoever restores."""
 
 
 @_document

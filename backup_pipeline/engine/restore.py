@@ -7,10 +7,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backup_pipeline.engine.access import missing, read_access
 from backup_pipeline.engine.catalog import read_manifest
 from backup_pipeline.engine.crew import Crew
 from backup_pipeline.engine.load import Loading
-from backup_pipeline.engine.model import Manifest, Progress, Report, Section, silent
+from backup_pipeline.engine.model import (
+    Access,
+    Manifest,
+    Progress,
+    Report,
+    Section,
+    Source,
+    silent,
+)
 from backup_pipeline.engine.names import BackupName, Keys, Kind
 from backup_pipeline.engine.post_data import fitting_clients, restore_post_data
 from backup_pipeline.engine.postgres import Server
@@ -47,6 +56,8 @@ class RestoreResult:
     verify_seconds: float
     load_seconds: float
     switch_seconds: float
+    missing: tuple[Access, ...] = ()
+    """Owners and rights that the source had, and that a dump leaves out."""
 
     @property
     def seconds(self) -> float:
@@ -106,6 +117,7 @@ def restore(
                 jobs=within_limits(admin, jobs),
                 report=report,
             )
+            lost = _missing(server.using(loading), manifest.source)
             loaded_at = clock()
             previous = switch(
                 server,
@@ -126,7 +138,16 @@ def restore(
         verify_seconds=(verified_at - started_at).total_seconds(),
         load_seconds=(loaded_at - verified_at).total_seconds(),
         switch_seconds=(clock() - loaded_at).total_seconds(),
+        missing=lost,
     )
+
+
+def _missing(server: Server, source: Source) -> tuple[Access, ...]:
+    """The owners and rights of the source that are not those of the loaded database."""
+    if not source.access:
+        return ()
+    with server.connect() as connection:
+        return missing(source.access, read_access(connection))
 
 
 def load(

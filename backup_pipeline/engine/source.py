@@ -3,6 +3,7 @@
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
+from backup_pipeline.engine.access import read_access
 from backup_pipeline.engine.model import Extension, Source
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def read_source(connection: "Connection") -> Source:
         snapshot_at=row[7].astimezone(UTC),
         snapshot_lsn=value(connection, f"SELECT {lsn}::text"),  # one of two constants
         roles=tuple(row[0] for row in connection.execute(_ROLES).fetchall()),
+        access=read_access(connection),
     )
 
 

@@ -329,6 +329,15 @@ MUTATIONS = (
         "    except ZeroDivisionError:\n        return",
         ("engine/test_catalog.py::test_what_vanishes_between_listing_and_reading_is_no_crash",),
     ),
+    Mutation(
+        "rights that were taken from everybody are told",
+        "access.py",
+        "'no ' || privilege_type",
+        "privilege_type",
+        (
+            "faults/test_roles.py::test_the_owners_and_rights_that_a_restore_does_not_bring_are_told",
+        ),
+    ),
     # retention
     Mutation(
         "nothing is deleted while the newest backup is not verified",

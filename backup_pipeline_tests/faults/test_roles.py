@@ -11,6 +11,7 @@ import pytest
 from psycopg.sql import SQL, Identifier
 
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
+from backup_pipeline.engine.access import told
 from backup_pipeline.engine.backup import back_up
 from backup_pipeline.engine.diagnosis import diagnose
 from backup_pipeline.engine.drill import drill
@@ -147,6 +148,62 @@ def test_what_another_role_restores_is_the_same_but_for_owners_and_rights(roles:
     restore(store, KEYS, name, roles.server("restore"), target, clock=now)
     assert contents(superuser(roles, target)) == contents(superuser(roles))
     assert schema(roles.postgres, target) == schema(roles.postgres, roles.database)
+
+
+def test_the_owners_and_rights_that_a_restore_does_not_bring_are_told(roles: Roles) -> None:
+    roles.sql(
+        """
+        GRANT SELECT, INSERT ON trading.quotes TO backup;
+        GRANT SELECT (owner) ON trading.secrets TO restore;
+        CREATE FUNCTION trading.f() RETURNS int LANGUAGE sql AS 'SELECT 1';
+        REVOKE EXECUTE ON FUNCTION trading.f() FROM PUBLIC;
+        GRANT EXECUTE ON FUNCTION trading.f() TO backup WITH GRANT OPTION;
+        ALTER DEFAULT PRIVILEGES FOR ROLE ahold_options_owner IN SCHEMA trading
+            GRANT SELECT ON TABLES TO backup;
+        """
+    )
+    store = MemoryStore()
+    name = make(roles, store)
+    result = restore(
+        store, KEYS, name, roles.server("restore"), f"{roles.database}_restored", clock=now
+    )
+    owner, backup, restorer = (
+        f"{role}_{roles.suffix}" for role in ("ahold_options_owner", "backup", "restore")
+    )
+    assert {(each.role, each.right): each.objects for each in result.missing} == {
+        (owner, "owner"): (
+            "materialized view trading.dear",
+            "schema trading",
+            "sequence trading.quotes_id_seq",
+            "table trading.quotes",
+            "table trading.secrets",
+            "the database",
+        ),
+        ("postgres", "owner"): ("function trading.f()",),
+        (backup, "SELECT"): (
+            f"default acl for role {owner} in schema trading on tables",
+            "table trading.quotes",
+        ),
+        (backup, "INSERT"): ("table trading.quotes",),
+        (backup, "EXECUTE with grant option"): ("function trading.f()",),
+        (restorer, "SELECT"): ("table column trading.secrets.owner",),
+        ("PUBLIC", "no EXECUTE"): ("function trading.f()",),
+        ("PUBLIC", "no USAGE"): ("schema public",),
+    }
+    said = told(result.missing)
+    assert said
+    assert f"6 objects belonged to {owner}" in said
+    assert f"4 rights of {backup} are missing" in said
+    assert "PUBLIC has 2 that it had not" in said
+
+
+def test_the_same_owner_and_no_rights_are_no_difference(roles: Roles) -> None:
+    store = MemoryStore()
+    as_the_owner, target = roles.server("ahold_options_owner"), f"{roles.database}_restored"
+    roles.sql("ALTER ROLE ahold_options_owner CREATEDB; GRANT USAGE ON SCHEMA public TO PUBLIC")
+    name = make(roles, store)
+    result = restore(store, KEYS, name, as_the_owner, target, clock=now)
+    assert (result.missing, told(result.missing)) == ((), None)
 
 
 def test_the_documented_role_replaces_a_live_database_and_ends_its_sessions(

@@ -290,6 +290,22 @@ def test_a_damaged_backup_is_found_kept_and_never_restored(
     assert databases(postgres) == before
 
 
+def test_owners_and_rights_that_are_not_in_a_backup_are_shown_and_told(machine: Machine) -> None:
+    with machine.server.connect() as connection:
+        connection.execute("GRANT SELECT ON public.quotes TO pg_monitor")
+    name = machine.json("backup")["name"]
+    shown = machine.run("show", name).stdout
+    assert "left out    pg_monitor, SELECT: table public.quotes" in shown
+    into = f"{machine.server.database}_again"
+    said = machine.run("restore", "--latest", "--into", into, "--no-confirm").stderr
+    assert "everything belongs to postgres, without rights for others: 1 rights of" in said
+    assert f"`backup-pipeline show {name}` lists them" in said
+    restored = machine.json("restore", "--latest", "--into", f"{into}_2", "--no-confirm")
+    assert restored["missing"] == [
+        {"role": "pg_monitor", "right": "SELECT", "objects": ["table public.quotes"]}
+    ]
+
+
 def test_check_finds_everything_in_order(machine: Machine, store: S3Store) -> None:
     document = machine.json("check")
     assert {f["level"] for f in document["findings"]} <= {"ok", "warn"}
