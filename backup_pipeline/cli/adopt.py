@@ -10,7 +10,7 @@ from backup_pipeline.cli.output import Output, command
 from backup_pipeline.errors import VerificationFailed
 
 
-@click.command()
+@click.command(short_help="Make backups of other scripts' dump files.")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--all", "everything", is_flag=True, help="Every dump without a manifest.")
 @click.option("--dry-run", is_flag=True, help="Only look whether they are complete dumps.")

@@ -7,7 +7,7 @@ import click
 from backup_pipeline.cli.output import Output, Table, command
 
 
-@click.command()
+@click.command(short_help="Say what is wrong, and what to do about it.")
 @command
 def check(output: Output) -> None:
     """Look at PostgreSQL, also where drills restore, the client tools, the bucket, the rights and

@@ -20,7 +20,7 @@ _megabytes = click.option(
 )
 
 
-@click.command()
+@click.command(short_help="See it all on a sample database, with servers started for it.")
 @_directory
 @_megabytes
 def demo(directory: Path, megabytes: int) -> None:
@@ -30,7 +30,7 @@ def demo(directory: Path, megabytes: int) -> None:
     run_demo(directory, megabytes=megabytes)
 
 
-@click.command()
+@click.command(short_help="Keep the demo's servers running, with the Dagster UI.")
 @_directory
 @_megabytes
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from backup_pipeline.engine.names import BackupName
 
 
-@click.command()
+@click.command(short_help="Restore a backup for a trial and compare every row.")
 @click.argument("name", required=False)
 @click.option("--latest", is_flag=True, help="The newest backup of the database.")
 @click.option("--database", help="Instead of BACKUP_DATABASE.")

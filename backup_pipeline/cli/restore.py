@@ -43,7 +43,7 @@ class Plan:
     add: bool = False
 
 
-@click.command()
+@click.command(short_help="Bring a backup back, beside the live database or in its place.")
 @click.option("--list", "list_only", is_flag=True, help="Only list the backups.")
 @click.option("--latest", is_flag=True, help="Restore the newest backup.")
 @click.option("--at", metavar="TIME", help="Restore the newest backup taken at or before TIME.")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from backup_pipeline.engine.postgres import Server
 
 
-@click.command()
+@click.command(short_help="Copy a live database straight to another server.")
 @click.option(
     "--from", "origin", metavar="DSN", help="The database to copy; without it the configured one."
 )
