@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from backup_pipeline.engine.access import told
 from backup_pipeline.engine.documents import to_json
 from backup_pipeline.engine.model import (
     Backup,
@@ -96,12 +97,14 @@ def of_prune(result: PruneResult, uri: str, now: datetime) -> dict[str, Any]:
 def of_restore(backup: Backup, result: "RestoreResult") -> dict[str, Any]:
     """A database that was brought back."""
     kept = f"; the database that was there before is `{result.previous}`" if result.previous else ""
+    missing = told(result.missing)
+    lost = f"; owners and rights are not those of the source: {missing}" if missing else ""
     return {
         BACKUP: str(backup.name),
         SUMMARY: dg.MetadataValue.md(
             f"**`{_plain(result.database)}`** holds {_plain(str(backup.name))}: "
             f"{result.tables:,} tables and {result.rows:,} rows, "
-            f"in {result.seconds:,.1f} s{_plain(kept)}"
+            f"in {result.seconds:,.1f} s{_plain(kept)}{_plain(lost)}"
         ),
         "database": result.database,
         "previous": result.previous or "",

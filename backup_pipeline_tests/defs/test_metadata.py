@@ -8,6 +8,7 @@ import pytest
 
 from backup_pipeline.defs import metadata
 from backup_pipeline.engine.model import (
+    Access,
     Act,
     Backup,
     EvidenceEntry,
@@ -17,6 +18,7 @@ from backup_pipeline.engine.model import (
     TableRows,
 )
 from backup_pipeline.engine.names import BackupName
+from backup_pipeline.engine.restore import RestoreResult
 from backup_pipeline_tests.made_backups import NOW, manifest_of
 
 
@@ -94,6 +96,15 @@ def test_a_dry_run_says_what_it_would_do() -> None:
     told = metadata.of_prune(result, "s3://b/", NOW)
     assert rows_of(told["deleted_backups"])[0]["fate"] == "would be deleted"
     assert "1 would be deleted" in told["summary"].value
+
+
+def test_owners_and_rights_that_a_restore_did_not_bring_are_in_its_summary() -> None:
+    def summary(*missing: Access) -> str:
+        result = RestoreResult("orders", None, 2, 10, 1000, 1.0, 1.0, 1.0, missing)
+        return str(metadata.of_restore(decision(1, keep=True).backup, result)["summary"].value)
+
+    assert "1 objects belonged to app" in summary(Access("app", "owner", ("table public.t",)))
+    assert "owners" not in summary()
 
 
 def test_a_failed_verification_has_its_findings_counted() -> None:

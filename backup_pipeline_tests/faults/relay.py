@@ -54,9 +54,15 @@ class Relay:
         """Let nothing through any more, and close nothing; connections are taken as before."""
         self._flowing.clear()
 
-    def stall_after(self, size: int) -> None:
-        """Stall once so many more bytes have passed; `cut` ends it."""
-        self._when_passed(size, self.stall)
+    def stall_after(self, size: int, stalled: threading.Event | None = None) -> None:
+        """Stall once so many more bytes have passed, and tell it; `cut` ends it."""
+
+        def stall() -> None:
+            self.stall()
+            if stalled:
+                stalled.set()
+
+        self._when_passed(size, stall)
 
     def far_ends(self) -> set[tuple[int, int]]:
         """The ends of open connections that are not the relay's, by their port and the relay's."""

@@ -4,7 +4,9 @@ The relay goes on to take what is sent, so TCP itself notices nothing; what TCP 
 wire that has lost its other end, is seen by the timers of the kernel.
 """
 
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -25,7 +27,7 @@ from backup_pipeline.engine.restore import restore
 from backup_pipeline.errors import PostgresUnreachable
 from backup_pipeline_tests.fakes import MemoryStore
 from backup_pipeline_tests.faults.chance import Chance
-from backup_pipeline_tests.faults.killing import COMMAND, Victim, Witness
+from backup_pipeline_tests.faults.killing import COMMAND, Victim, Witness, kill
 from backup_pipeline_tests.faults.relay import Relay
 from backup_pipeline_tests.integration.databases import contents, databases, new_database
 
@@ -124,21 +126,39 @@ def witness(s3_server: S3Access, bucket: str, postgres18: EmbeddedPostgres) -> I
         yield Witness(client, bucket, postgres18)
 
 
-def test_a_command_whose_server_falls_silent_in_mid_dump_ends_with_5_and_says_what_to_do(
-    live: Server,
-    relay: Relay,
-    witness: Witness,
-    postgres18: EmbeddedPostgres,
-    s3_environment: dict[str, str],
+@pytest.fixture
+def victim(
+    live: Server, relay: Relay, postgres18: EmbeddedPostgres, s3_environment: dict[str, str]
+) -> Victim:
+    """The command line, at the other end of the wire."""
+    environment = {**postgres18.environment(live.database), "PGPORT": str(relay.port)}
+    return Victim({**s3_environment, **environment})
+
+
+def test_a_command_that_is_interrupted_in_a_silence_leaves_nothing_within_seconds(
+    live: Server, relay: Relay, witness: Witness, victim: Victim
 ) -> None:
-    victim = Victim(
-        {
-            **s3_environment,
-            **postgres18.environment(live.database),
-            "PGPORT": str(relay.port),
-            "BACKUP_POSTGRES_TIMEOUT": "1",
-        }
-    )
+    stalled = threading.Event()
+    relay.stall_after(2_000_000, stalled)
+    with victim.start("backup") as process:
+        try:
+            assert stalled.wait(BOUND)
+            process.send_signal(signal.SIGTERM)
+            asked = time.monotonic()
+            assert process.wait(BOUND) == 130
+            assert time.monotonic() - asked < 10
+            assert victim.processes() == []
+        finally:
+            kill(process.pid, alone=False)
+    assert (witness.objects(), witness.uploads()) == ({}, [])
+    relay.cut()
+    witness.wait_until_quiet(live.database)
+
+
+def test_a_command_whose_server_falls_silent_in_mid_dump_ends_with_5_and_says_what_to_do(
+    live: Server, relay: Relay, witness: Witness, victim: Victim
+) -> None:
+    victim.environment = {**victim.environment, "BACKUP_POSTGRES_TIMEOUT": "1"}
     relay.stall_after(2_000_000)
     done = subprocess.run(
         [*COMMAND, "backup"],
