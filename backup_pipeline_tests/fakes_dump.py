@@ -40,6 +40,7 @@ class FakeDump:
     pg_dump_version: str = "18.7"
     tables: Sequence[Table] = field(default_factory=lambda: TABLES)
     inheritance: Inheritance = field(default_factory=Inheritance)
+    remarks: Sequence[str] = ()
 
     def schema(self) -> Schema:
         """The canned sections; `fail` is asked before each."""

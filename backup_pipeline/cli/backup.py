@@ -148,6 +148,7 @@ def _made(output: Output, settings: "Settings", name: "BackupName", report: "Rep
     )
     if wrong := outdated(manifest.pg_dump_version, settings.minimums):
         output.warn(wrong)
+    output.warn(*manifest.remarks)
     return manifest
 
 

@@ -106,6 +106,8 @@ def _database_dump(database: Database) -> dg.AssetsDefinition:
             )
         if wrong := outdated(manifest.pg_dump_version, settings.minimums):
             context.log.warning(wrong)
+        for remark in manifest.remarks:
+            context.log.warning(remark)
         uri = bucket.uri(keys.of(name, manifest.codec.kind))
         return dg.MaterializeResult(metadata=metadata.of_dump(manifest, uri))
 

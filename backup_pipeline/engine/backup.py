@@ -90,6 +90,7 @@ def back_up(
             pg_dump_version=dump.pg_dump_version,
             software_version=__version__,
             codec=codec,
+            remarks=tuple(dump.remarks),
         )
         _commit(store, keys, manifest, archive, upload)
     return manifest

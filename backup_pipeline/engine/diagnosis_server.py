@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backup_pipeline.engine.findings import Finding, Level, failure, few, skew
+from backup_pipeline.engine.locks import lock_room
 from backup_pipeline.engine.postgres import (
     Clients,
     Server,
@@ -45,6 +46,7 @@ def of_server(
                 *_invisible(connection),
                 *_room(connection),
                 *_half_made(connection),
+                *_locks(connection),
             ]
     except (PostgresUnreachable, PostgresFailed) as error:
         yield failure("PostgreSQL", error, exit_code=5)
@@ -173,6 +175,18 @@ def _half_made(connection: "Connection") -> Iterator[Finding]:
             Level.WARN,
             f"killed restores have left {', '.join(half_made)}",
             "The next restore on this server removes them.",
+        )
+
+
+def _locks(connection: "Connection") -> Iterator[Finding]:
+    shortage = lock_room(connection).shortage()
+    if shortage:
+        yield Finding(
+            "locks",
+            Level.WARN,
+            shortage,
+            "Raise it and restart the server; until then a backup is made by one pg_dump after the "
+            "other.",
         )
 
 

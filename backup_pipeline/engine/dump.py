@@ -13,6 +13,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
 from backup_pipeline.engine.inheritance import Inheritance, read_inheritance
+from backup_pipeline.engine.locks import ONE_AFTER_THE_OTHER, SIDE_BY_SIDE, lock_room
 from backup_pipeline.engine.model import Section, Source
 from backup_pipeline.engine.plan import Table, plan
 from backup_pipeline.engine.postgres import (
@@ -25,7 +26,7 @@ from backup_pipeline.engine.postgres import (
     patience_with,
 )
 from backup_pipeline.engine.process import Reader, child_environment, output, reading
-from backup_pipeline.engine.relations import lock_relations
+from backup_pipeline.engine.relations import lock_relations, read_relations, with_sizes
 from backup_pipeline.engine.script import CLOSING_LINE, Tail, encoded, quoted
 from backup_pipeline.engine.source import free_connections, read_source, value
 from backup_pipeline.errors import BackupRunning, PostgresFailed
@@ -70,6 +71,8 @@ class Dump(Protocol):
     inheritance: Inheritance
     jobs: int
     """How many streams may be read at once."""
+    remarks: Sequence[str]
+    """What people should know of how it is made, a sentence each."""
 
     def schema(self) -> Schema:
         """Read when it is first asked for; any thread may ask."""
@@ -180,11 +183,21 @@ class PostgresDump:
         )
         self.pg_dump_version = clients.version
         self.source = read_source(connection)
-        self._relations = lock_relations(connection, self.source.encoding, lock_timeout)
-        self.tables: Sequence[Table] = sorted(self._relations)
-        self.inheritance = read_inheritance(connection, self.source.encoding)
+        encoding, room = self.source.encoding, lock_room(connection)
         # The schema is read at the same time.
         self.jobs = max(1, min(jobs, free_connections(connection) - 1))
+        self.remarks: Sequence[str] = ()
+        if self.jobs > 1 and not room.fits(SIDE_BY_SIDE):
+            self.jobs = 1
+            self.remarks = (f"one pg_dump after the other has read it: {room.shortage()}",)
+        self._locked = room.fits(SIDE_BY_SIDE if self.jobs > 1 else ONE_AFTER_THE_OTHER)
+        self._relations = read_relations(connection, encoding)
+        if self._locked:
+            lock_relations(connection, self._relations, encoding, lock_timeout)
+        if self.jobs > 1:
+            self._relations = with_sizes(connection, self._relations, encoding)
+        self.tables: Sequence[Table] = sorted(self._relations)
+        self.inheritance = read_inheritance(connection, encoding)
         self._reading_schema = Lock()
         self._schema: Schema | None = None
 
@@ -200,6 +213,8 @@ class PostgresDump:
 
     def data(self) -> Sequence[Stream]:
         """The groups of the plan, and everything that is in none of them."""
+        if not self._locked:
+            return [self._unlocked]
         groups = plan({table: each.size for table, each in self._relations.items()}, self.jobs)
         large = [table for group in groups for table in group]
         streams = [(self._size(group), self._group(group)) for group in groups]
@@ -208,6 +223,34 @@ class PostgresDump:
         streams.append((self._size({*self.tables} - {*large}), self._child(*_CLEAN, *rest)))
         streams.sort(key=lambda stream: -stream[0])
         return [stream for _, stream in streams]
+
+    @contextmanager
+    def _unlocked(self) -> Iterator[Reader]:
+        """Everything, by one pg_dump; of tables that nobody held until it has locked them itself.
+
+        It has before it writes a byte, and has taken over the snapshot as well.
+        """
+        self.schema()
+        with self._child(*_CLEAN)() as reader:
+            yield _Checked(reader, self._require_unmoved)
+
+    def _require_unmoved(self) -> None:
+        """Look whether all tables are where they were in the snapshot.
+
+        A snapshot shows a table as empty that was emptied or rewritten after it, and finds by name
+        what was renamed.
+        """
+        self._connection.execute("COMMIT")
+        now = read_relations(self._connection, self.source.encoding)
+        for table, before in self._relations.items():
+            there = now.get(table)
+            if there is None or (there.oid, there.file) != (before.oid, before.file):
+                raise PostgresFailed(
+                    f"{'.'.join(table)} was dropped, renamed, emptied or rewritten before pg_dump "
+                    "could lock it",
+                    hint="Run it again, or raise max_locks_per_transaction: then all tables are "
+                    "locked at the beginning.",
+                )
 
     def _read_schema(self) -> Schema:
         sections = ("--section=pre-data", "--section=post-data")
@@ -256,6 +299,22 @@ class PostgresDump:
 
     def _pg_dump(self, *options: str | bytes) -> list[str | bytes | Path]:
         return [self._clients.tool("pg_dump"), *self._options, *options]
+
+
+class _Checked:
+    """A reader whose first bytes are given only after a look at something."""
+
+    def __init__(self, reader: Reader, look: Callable[[], None]) -> None:
+        self._reader = reader
+        self._look: Callable[[], None] | None = look
+
+    def read(self, size: int, /) -> bytes:
+        """As a reader; raises what the look raises."""
+        data = self._reader.read(size)
+        if self._look:
+            look, self._look = self._look, None
+            look()
+        return data
 
 
 def drops_of(cleaning: bytes, plain: bytes) -> bytes:

@@ -220,6 +220,8 @@ class Manifest:
     adopted: bool = False
     """Somebody else made the dump: one member of members or frames, that holds every section."""
     codec: Codec = Codec.GZIP
+    remarks: tuple[str, ...] = ()
+    """What people should know of how it was made, a sentence each."""
 
     @property
     def length(self) -> int:

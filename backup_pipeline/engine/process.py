@@ -15,7 +15,7 @@ from typing import IO, Protocol
 from backup_pipeline.errors import ChildFailed
 
 _PIPE_SIZE = 1 << 20
-_STDERR_KEPT = 8192
+_STDERR_KEPT = 4096
 _GRACE = 3.0
 _TICK_MS = 200
 _PRIVATE = ("AWS_", "BACKUP_", "PG")
@@ -63,7 +63,7 @@ class ChildReader:
         self._ready.register(self._stdout, select.POLLIN)
         # The thread closes its pipe itself, so that nobody does while it reads.
         stderr, process.stderr = process.stderr, None
-        self._drain = threading.Thread(target=self._keep_tail, args=(stderr,), daemon=True)
+        self._drain = threading.Thread(target=self._keep_both_ends, args=(stderr,), daemon=True)
         self._drain.start()
 
     def read(self, size: int, /) -> bytes:
@@ -89,17 +89,20 @@ class ChildReader:
         if code == 0:
             return
         how = f"was ended by {_signal_name(-code)}" if code < 0 else f"ended with code {code}"
-        said = self._stderr.decode(errors="replace").strip()
+        # Where it repeats a long statement, its reason stands before that.
+        cut = b" [...] " if len(self._stderr) == 2 * _STDERR_KEPT else b""
+        stderr = self._stderr[:_STDERR_KEPT] + cut + self._stderr[_STDERR_KEPT:]
+        said = stderr.decode(errors="replace").strip()
         raise ChildFailed(
             f"{self._program} {how}" + (f": {said}" if said else " and said nothing"),
             hint=f"The message above is {self._program}'s own.",
         )
 
-    def _keep_tail(self, stderr: IO[bytes]) -> None:
+    def _keep_both_ends(self, stderr: IO[bytes]) -> None:
         with stderr:
             while data := stderr.read1(4096):  # type: ignore[attr-defined]  # a BufferedReader
                 self._stderr += data
-                del self._stderr[:-_STDERR_KEPT]
+                del self._stderr[_STDERR_KEPT : max(_STDERR_KEPT, len(self._stderr) - _STDERR_KEPT)]
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The tables that a dump has to hold: which, how large, and kept from vanishing meanwhile."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from backup_pipeline.engine.plan import Table
@@ -19,40 +19,56 @@ if TYPE_CHECKING:
 class Relation:
     """A table, as far as a plan must know it."""
 
-    size: int
+    oid: int
+    file: int
+    """Another one once it was emptied or rewritten."""
+    size: int = 0
     """Bytes on disk, TOAST included."""
-    sequences: tuple[Table, ...]
+    sequences: tuple[Table, ...] = ()
     """Those that belong to its columns, and that pg_dump would take for part of it."""
 
 
-def lock_relations(
-    connection: "Connection", encoding: str, timeout: float
-) -> Mapping[Table, Relation]:
-    """Each table whose rows pg_dump dumps, less those of extensions, locked as pg_dump does it.
+def read_relations(connection: "Connection", encoding: str) -> Mapping[Table, Relation]:
+    """Each table whose rows pg_dump dumps, less those of extensions; not how large it is.
 
-    No table can be dropped or rewritten then until the transaction ends.
-    `encoding` is the database's; names come as `script.decoded` has them; `timeout` is what the
-    session has as its `lock_timeout`, in seconds.
+    `encoding` is the database's; names come as `script.decoded` has them.
+    """
+    return {
+        (decoded(schema, encoding), decoded(name, encoding)): Relation(oid, file)
+        for oid, file, schema, name in connection.execute(_RELATIONS).fetchall()
+    }
+
+
+def lock_relations(
+    connection: "Connection", tables: Iterable[Table], encoding: str, timeout: float
+) -> None:
+    """Lock them as pg_dump does: none can be dropped or rewritten until the transaction ends.
+
+    `timeout` is what the session has as its `lock_timeout`, in seconds.
     Raises `TableLocked` where somebody holds a table for longer.
     """
-    rows = connection.execute(_RELATIONS).fetchall()
-    oids = {(decoded(schema, encoding), decoded(name, encoding)): oid for oid, schema, name in rows}
-    _lock(connection, sorted(oids), encoding, timeout)
-    # Whoever asks for a size waits for the table's lock as well, so this comes behind it.
-    sizes: dict[int, int | None] = dict(
-        connection.execute(_SIZES, [list(oids.values())]).fetchall()
-    )
+    _lock(connection, sorted(tables), encoding, timeout)
+
+
+def with_sizes(
+    connection: "Connection", relations: Mapping[Table, Relation], encoding: str
+) -> Mapping[Table, Relation]:
+    """The same with what a plan must know; whoever asks waits for the tables' locks."""
+    oids = [each.oid for each in relations.values()]
+    sizes: dict[int, int | None] = dict(connection.execute(_SIZES, [oids]).fetchall())
     owned: dict[int, list[Table]] = {}
     for table, schema, name in connection.execute(_OWNED_SEQUENCES).fetchall():
         owned.setdefault(table, []).append((decoded(schema, encoding), decoded(name, encoding)))
     return {
-        table: Relation(sizes[oid] or 0, tuple(owned.get(oid, ()))) for table, oid in oids.items()
+        table: replace(each, size=sizes[each.oid] or 0, sequences=tuple(owned.get(each.oid, ())))
+        for table, each in relations.items()
     }
 
 
 # Names as bytes: in databases that are not in UTF-8 they must be those of pg_dump's text.
 _RELATIONS = """
-    SELECT pg_class.oid::bigint, convert_to(nspname::text, getdatabaseencoding()),
+    SELECT pg_class.oid::bigint, relfilenode::bigint,
+           convert_to(nspname::text, getdatabaseencoding()),
            convert_to(relname::text, getdatabaseencoding())
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
     WHERE relkind = 'r' AND relpersistence <> 't'
@@ -63,7 +79,12 @@ _RELATIONS = """
           SELECT FROM pg_depend
           WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e')
 """
-_SIZES = "SELECT oid, pg_table_size(oid::oid) FROM unnest(%s::bigint[]) AS oid"
+# Without what pg_table_size adds, which is little, and takes several times as long.
+_SIZES = """
+    SELECT oid::bigint, pg_relation_size(oid)
+           + CASE reltoastrelid WHEN 0 THEN 0 ELSE coalesce(pg_relation_size(reltoastrelid), 0) END
+    FROM pg_class WHERE oid = ANY(%s::bigint[]::oid[])
+"""
 _OWNED_SEQUENCES = """
     SELECT refobjid::bigint, convert_to(nspname::text, getdatabaseencoding()),
            convert_to(relname::text, getdatabaseencoding())

@@ -99,6 +99,16 @@ MUTATIONS = (
         ("engine/test_backup.py::test_a_dump_that_leaves_a_table_out_is_no_backup",),
     ),
     Mutation(
+        "a table that nobody has locked is where it was when its rows are read",
+        "dump.py",
+        "            look()\n",
+        "            pass\n",
+        (
+            "integration/test_many_tables.py::test_a_table_that_nobody_held_may_not_have_moved[emptied]",
+            "integration/test_many_tables.py::test_a_table_that_nobody_held_may_not_have_moved[renamed]",
+        ),
+    ),
+    Mutation(
         "one backup of a database at a time",
         "dump.py",
         '        connection.execute("SELECT pg_advisory_lock(%s, 0)", (_LOCK,))\n',
