@@ -146,7 +146,19 @@ class _Deletions:
         return not pinned
 
     def clear(self, name: BackupName, dumps: Iterable[Kind], strays: Collection[Stray]) -> None:
-        """Delete what a deletion or a backup has left that was cut short."""
+        """Delete what a deletion or a backup has left that was cut short.
+
+        What was adopted since the bucket was listed is a backup, and stays.
+        """
+        try:
+            self.store.head(self.keys.of(name, Kind.MANIFEST))
+        except ObjectMissing:
+            pass
+        except StoreError as error:
+            self.failed.append(f"{name} was not looked at: {error.message}")
+            return
+        else:
+            return
         if self.delete(name, dumps, sum(stray.size for stray in strays)):
             self.cleared += strays
 

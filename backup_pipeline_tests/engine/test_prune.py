@@ -1,6 +1,6 @@
 """Prune: what it deletes, in which order, and everything that it never touches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 
 import pytest
@@ -278,6 +278,26 @@ def test_the_dump_of_a_backup_that_was_killed_stays_for_as_long_as_a_backup_woul
         KEYS.of(over, Kind.DUMP),
         KEYS.of(over, Kind.SCHEMA),
     ]
+
+
+def test_what_is_adopted_while_a_prune_runs_stays() -> None:
+    class Adopting(Bucket):
+        adopted: BackupName | None = None
+
+        def metadata(self, key: str) -> Mapping[str, str]:
+            found = super().metadata(key)
+            if self.adopted is None:
+                self.adopted = BackupName.parse(key.removeprefix(KEYS.prefix).split(".")[0])
+                self.put(KEYS.of(self.adopted, Kind.MANIFEST), b"{}")
+            return found
+
+    store = Adopting()
+    made(store, 0.5)
+    name = cut_short(store, 400)
+    result = run(store)
+    assert store.adopted == name
+    assert (result.deleted, result.cleared) == ((), ())
+    assert len(keys_of(store, name)) == 3
 
 
 @pytest.mark.parametrize("kind", [Kind.MANIFEST, Kind.EVIDENCE, Kind.PIN])

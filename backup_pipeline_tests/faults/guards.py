@@ -324,6 +324,13 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "what was adopted meanwhile is not cleared away",
+        "prune.py",
+        "            return\n        else:\n            return\n",
+        "            return\n",
+        ("engine/test_prune.py::test_what_is_adopted_while_a_prune_runs_stays",),
+    ),
+    Mutation(
         "what a running backup may own is not cleared away",
         "prune.py",
         "youngest < deletions.now - (over_after if dumps else stale_after)",

@@ -53,7 +53,7 @@ class Victim:
         """Let a command end well; gives how many seconds it took."""
         begun = time.monotonic()
         with self.start(*arguments) as process:
-            assert process.wait() == 0
+            assert process.wait() == 0, arguments
         return time.monotonic() - begun
 
     def run_and_kill(self, after: float, *arguments: str, alone: bool) -> None:
