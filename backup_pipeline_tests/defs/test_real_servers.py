@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import dagster as dg
-import psutil
 import pytest
 from dagster_shared.serdes import serialize_value
 
@@ -24,6 +23,7 @@ from backup_pipeline.engine.notify import Outcome
 from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.settings import load_settings
 from backup_pipeline_tests.defs.project import failure_of, metadata_of
+from backup_pipeline_tests.embedded.owners import children_named
 
 
 @pytest.fixture
@@ -159,11 +159,7 @@ def test_a_run_cancelled_in_the_middle_of_pg_dump_leaves_nothing_within_seconds(
     assert not result.success
     assert [info.key for info in store.list("")] == []
     assert list(store.list_uploads("")) == []
-    assert [
-        child.name()
-        for child in psutil.Process().children(recursive=True)
-        if child.name() in {"pg_dump", "sleep", "head"}
-    ] == []
+    assert children_named("pg_dump", "sleep", "head") == []
     started = [event.step_key or "" for event in result.all_events if event.is_step_start]
     assert [key.rpartition("__")[2] for key in started] == ["database_dump"]
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -34,6 +34,21 @@ def line_of(process: "subprocess.Popen[str]") -> str:
 def descendants(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     """All that a process has started, and what those have."""
     return psutil.Process(process.pid).children(recursive=True)
+
+
+def children_named(*names: str) -> list[psutil.Process]:
+    """What this process runs under one of these names.
+
+    Its servers' processes are among those that are looked at, and come and go meanwhile.
+    """
+    return [each for each in psutil.Process().children(recursive=True) if name_of(each) in names]
+
+
+def name_of(process: psutil.Process) -> str | None:
+    """The name of a process, or `None` where it is gone."""
+    with suppress(psutil.NoSuchProcess):
+        return process.name()
+    return None
 
 
 def survivors(processes: list[psutil.Process], timeout: float = 15) -> list[psutil.Process]:

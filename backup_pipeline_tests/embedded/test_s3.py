@@ -17,6 +17,7 @@ from backup_pipeline.embedded.ports import LOOPBACK, choose_ports
 from backup_pipeline.embedded.s3 import EmbeddedS3
 from backup_pipeline.errors import Refused
 from backup_pipeline_tests.embedded.owners import (
+    children_named,
     descendants,
     line_of,
     listening_addresses,
@@ -43,8 +44,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS3]:
 
 def weed() -> list[psutil.Process]:
     """The servers that this process runs."""
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if child.name() == "weed"]
+    return children_named("weed")
 
 
 def sockets_of(ports: tuple[int, ...]) -> list[Path]:

@@ -15,7 +15,7 @@ import pytest
 
 from backup_pipeline.embedded.services import Services, running
 from backup_pipeline.errors import Refused
-from backup_pipeline_tests.embedded.owners import descendants, line_of, owner, survivors
+from backup_pipeline_tests.embedded.owners import descendants, line_of, name_of, owner, survivors
 
 OWNER = """
 import sys, time
@@ -96,7 +96,7 @@ def test_an_owner_that_is_killed_leaves_no_process(scratch: Path) -> None:
     with owner(OWNER, scratch / "s") as process:
         assert (line_of(process), line_of(process)) == ("begun", "ready")
         started = descendants(process)
-        assert {"weed", "postgres"} <= {each.name() for each in started}
+        assert {"weed", "postgres"} <= {name_of(each) for each in started}
         process.kill()
         assert survivors(started) == []
 

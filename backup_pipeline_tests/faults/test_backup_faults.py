@@ -35,6 +35,7 @@ from backup_pipeline.errors import (
     StoreError,
     TableLocked,
 )
+from backup_pipeline_tests.embedded.owners import children_named
 from backup_pipeline_tests.integration.databases import new_database
 from backup_pipeline_tests.store_contract import connection_to
 
@@ -73,7 +74,7 @@ def assert_absent(store: ObjectStore, server: Server) -> None:
     """No object, no open upload, no child, and soon no backend that worked for us."""
     assert [info.key for info in store.list("")] == []
     assert list(store.list_uploads("")) == []
-    assert [child for child in children() if child.name().startswith("pg_")] == []
+    assert children_named("pg_dump", "pg_restore") == []
     deadline = time.monotonic() + 5
     with psycopg.connect(server.dsn, dbname="postgres", autocommit=True) as admin:
         while left := admin.execute(
@@ -83,10 +84,6 @@ def assert_absent(store: ObjectStore, server: Server) -> None:
         ).fetchall():
             assert time.monotonic() < deadline, left
             time.sleep(0.05)
-
-
-def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
 
 
 def kill_with_children(process: "subprocess.Popen[str]") -> None:
@@ -166,7 +163,7 @@ def test_a_real_pg_dump_that_somebody_kills(
     server: Server, store: ObjectStore, postgres18: EmbeddedPostgres
 ) -> None:
     def kill() -> None:
-        (victim,) = [child for child in children() if child.name() == "pg_dump"]
+        (victim,) = children_named("pg_dump")
         victim.kill()
 
     with pytest.raises(ChildFailed, match="SIGKILL"):

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import psutil
 import pytest
 
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
@@ -24,6 +23,7 @@ from backup_pipeline.engine.restore import restore
 from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.engine.verify import verify
 from backup_pipeline.errors import StoreError, StoreUnreachable, VerificationFailed
+from backup_pipeline_tests.embedded.owners import children_named
 from backup_pipeline_tests.fakes_dump import FakePostgres
 from backup_pipeline_tests.faults.chance import Chance
 from backup_pipeline_tests.faults.conftest import FaultyStore
@@ -188,7 +188,7 @@ def test_a_part_that_stalls_in_the_middle_of_a_real_dump_ends_it(
     with pytest.raises(StoreUnreachable, match="UploadPart"):
         back_up(source, slow, KEYS, a_name(), clock=now)
     assert_absent(store)
-    assert [each for each in psutil.Process().children(True) if each.name() == "pg_dump"] == []
+    assert children_named("pg_dump") == []
 
 
 def test_bytes_that_change_on_their_way_to_the_store_are_never_a_backup(
@@ -400,4 +400,4 @@ def test_a_compressor_that_fails_leaves_nothing(
     with pytest.raises(Exception, match=r"(?i)compression level"):
         back_up(source, store, KEYS, a_name(), compression_level=99, clock=now)
     assert_absent(store)
-    assert [each for each in psutil.Process().children(True) if each.name() == "pg_dump"] == []
+    assert children_named("pg_dump") == []
