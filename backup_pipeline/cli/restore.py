@@ -64,7 +64,13 @@ class Plan:
 @click.option(
     "--disconnect", is_flag=True, help="With --replace: end the sessions that are left then."
 )
-@click.option("--table", "tables", multiple=True, metavar="NAME", help="Only this table.")
+@click.option(
+    "--table",
+    "tables",
+    multiple=True,
+    metavar="NAME",
+    help="Only this table: its name, or SCHEMA.NAME with * and ? in it.",
+)
 @click.option("--schema", "schemas", multiple=True, metavar="NAME", help="Only this schema.")
 @click.option("--schema-only", is_flag=True, help="Only definitions, no rows.")
 @click.option("--data-only", is_flag=True, help="Only rows, into tables that are there.")
@@ -106,7 +112,8 @@ def restore(
     """Restore a backup into a new database, or in place of the live one.
 
     Without --into and --replace the new database is named like the backup.
-    --table and --schema take exact names, as pg_restore does, and read no other table's rows.
+    --table and --schema take exact names, as pg_restore does, and --table SCHEMA.NAME as pg_dump
+    does, with * and ?; no other table's rows are read.
     """
     if [list_only, latest, at is not None, name is not None].count(True) != 1:
         raise click.UsageError("Give one of --list, --latest, --at and --backup.")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from backup_pipeline.engine.patterns import qualified, splits
 from backup_pipeline.engine.postgres import Clients
 from backup_pipeline.engine.process import child_environment, output
 from backup_pipeline.engine.script import decoded
@@ -48,7 +49,11 @@ class Entry:
     @property
     def is_relation(self) -> bool:
         """Whether it is a table or a view, and not a part of one."""
-        return self.what.startswith(_RELATION) and not self.what.startswith(_PARTS)
+        return any(map(self.is_relation_of, _RELATION))
+
+    def is_relation_of(self, kind: str) -> bool:
+        """Whether it is one of that kind."""
+        return self.what.startswith(kind) and not self.what.startswith(_PARTS)
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,22 @@ class Archive:
         """The ids of what `pg_restore --table --schema` would restore, by exact names."""
         chosen = [f"--table={table}" for table in tables] + [f"--schema={s}" for s in schemas]
         return frozenset(entry.id for entry in self._list(*chosen))
+
+    def matching_pattern(self, pattern: str, entries: Iterable[Entry]) -> frozenset[int]:
+        """The ids of the relations, with their schemas, that a `schema.table` of pg_dump means."""
+        names = qualified(pattern)
+        if names is None:
+            return frozenset()
+        schema_is, table_is = names
+        found: dict[str, set[str]] = {}
+        for entry in entries:
+            kind = next((each for each in _RELATION if entry.is_relation_of(each)), None)
+            for schema, table in splits(entry.what.removeprefix(kind)) if kind else ():
+                if schema_is.fullmatch(schema) and table_is.fullmatch(table):
+                    found.setdefault(schema, set()).add(table)
+        # Which of the splits is a name is known to pg_restore.
+        ids = (self.matching(sorted(found[schema]), (schema,)) for schema in found)
+        return frozenset().union(*ids)
 
     def entries(self) -> tuple[Entry, ...]:
         """Everything, in the order in which it is restored."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What is wanted of a backup, as pg_restore has it: exact names, and all that is not named."""
+    """What is wanted of a backup, as pg_restore has it: exact names, and all that is not named.
+
+    A table that is no exact name may be a `schema.table` with wildcards, as pg_dump has it.
+    """
 
     tables: tuple[str, ...] = ()
     schemas: tuple[str, ...] = ()
@@ -212,18 +216,39 @@ class _Part:
         if not self._named:
             return entries
         wanted = self._selection
-        for kind, names in (("table", wanted.tables), ("schema", wanted.schemas)):
-            for each in names:
-                tables, schemas = ((each,), ()) if kind == "table" else ((), (each,))
-                if not archive.matching(tables, schemas):
-                    raise NotFound(f"{self._manifest.name} has no {kind} {each!r}")
-        chosen = archive.matching(wanted.tables, wanted.schemas)
+        for each in wanted.schemas:
+            if not archive.matching((), (each,)):
+                raise NotFound(f"{self._manifest.name} has no schema {each!r}")
+        if wanted.tables:
+            chosen = frozenset[int]().union(
+                *(self._meant(archive, entries, each) for each in wanted.tables)
+            )
+            if wanted.schemas:
+                chosen &= archive.matching((), wanted.schemas)
+        else:
+            chosen = archive.matching((), wanted.schemas)
         if not chosen:
             raise NotFound(f"{self._manifest.name} has no such table in that schema")
         taken = with_what_belongs(entries, chosen)
         if not wanted.rows:
             return taken
         return with_what_belongs(entries, chosen | self._whole(entries, taken))
+
+    def _meant(self, archive: Archive, entries: Sequence[Entry], table: str) -> frozenset[int]:
+        """What a name means, or else a pattern with a schema."""
+        found = archive.matching((table,), ()) or archive.matching_pattern(table, entries)
+        if found:
+            return found
+        names = sorted({f"{t.schema}.{t.table}" for t in self._manifest.contents.tables})
+        last = table.rpartition(".")[2].strip('"*').lower()
+        near = get_close_matches(table.lower(), names, 3) or [
+            name for name in names if last and last in name.lower()
+        ]
+        raise NotFound(
+            f"{self._manifest.name} has no table {table!r}",
+            hint="A table is an exact name or schema.table, where * and ? stand for what may be "
+            f"there{'; near to it: ' + ', '.join(near[:3]) if near else ''}.",
+        )
 
     def _whole(self, entries: Sequence[Entry], taken: Sequence[Entry]) -> frozenset[int]:
         """The partitioned tables under whose own name rows were dumped: nobody knows whose."""

@@ -251,6 +251,77 @@ def test_what_is_not_in_the_backup_is_not_found(
     assert databases(any_postgres) == before
 
 
+@pytest.mark.parametrize(
+    ("asked", "schemas", "expected"),
+    [
+        ("analytics.model_runs", (), {"model_runs"}),
+        ("Public.TRADES", (), {"trades"}),
+        ("public.quotes_2025_1?", (), {"quotes_2025_10", "quotes_2025_11", "quotes_2025_12"}),
+        ("*.model_*", ("analytics",), {"model_runs"}),
+    ],
+)
+def test_a_table_may_be_named_with_its_schema(
+    market: Server,
+    kept: CountingStore,
+    backup: BackupName,
+    any_postgres: EmbeddedPostgres,
+    target: str,
+    asked: str,
+    schemas: tuple[str, ...],
+    expected: set[str],
+) -> None:
+    selection = Selection(tables=(asked,), schemas=schemas)
+    bring(kept, backup, market, any_postgres, target, selection)
+    part, whole = tables(market.using(target)), tables(market)
+    assert {name: part[name] for name in expected} == {name: whole[name] for name in expected}
+    assert {name for name, (rows, _) in part.items() if rows} == expected
+
+
+def test_names_with_dots_blanks_and_wildcards_are_themselves_first(
+    postgres18: EmbeddedPostgres, kept: CountingStore
+) -> None:
+    with new_database(postgres18) as server:
+        with server.connect() as connection:
+            connection.execute(
+                """
+                CREATE SCHEMA a;
+                CREATE SCHEMA "a b";
+                CREATE TABLE public."a.x" AS SELECT 1 AS id;
+                CREATE TABLE a.x AS SELECT 2 AS id;
+                CREATE TABLE a."b d" AS SELECT 3 AS id;
+                CREATE TABLE "a b".c AS SELECT 4 AS id;
+                CREATE TABLE "a b"."*" AS SELECT 5 AS id;
+                CREATE VIEW a.seen AS SELECT * FROM a.x;
+                """
+            )
+        name = make(server, kept, postgres18)
+        for asked, expected in (
+            ("a.x", {"a.x"}),
+            ("a.?", {"x"}),
+            ("a.b*", {"b d"}),
+            ("a b.c", {"c"}),
+            ('"a b"."*"', {"*"}),
+            ("*", {"*"}),
+            ("a*.c", {"c"}),
+            ("a.seen", {"x"}),
+            ("a.*", {"x", "b d"}),
+        ):
+            target = f"{server.database}_part"
+            bring(kept, name, server, postgres18, target, Selection(tables=(asked,)))
+            assert set(tables(server.using(target))) == expected, asked
+            drop_database(postgres18, target)
+
+
+def test_a_name_that_is_none_is_answered_with_those_near_to_it(
+    market: Server, kept: CountingStore, backup: BackupName, any_postgres: EmbeddedPostgres
+) -> None:
+    for asked, near in (("trade", "public.trades"), ("analytics.trades", "public.trades")):
+        with pytest.raises(NotFound) as raised:
+            selection = Selection(tables=(asked,))
+            bring(kept, backup, market, any_postgres, "never_made", selection)
+        assert near in (raised.value.hint or "")
+
+
 def test_a_flipped_bit_in_the_wanted_rows_leaves_nothing(
     market: Server, kept: CountingStore, backup: BackupName, any_postgres: EmbeddedPostgres
 ) -> None:
