@@ -2,6 +2,7 @@
 
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from backup_pipeline.engine.patterns import qualified, splits
 from backup_pipeline.engine.postgres import Clients
 from backup_pipeline.engine.process import child_environment, output
 from backup_pipeline.engine.script import decoded
+from backup_pipeline.errors import Refused
 
 Name = tuple[str, str]
 _ENTRY = re.compile(r"(?P<id>\d+); \d+ \d+ (?P<what>.+)")
@@ -120,18 +122,30 @@ def opened(archive: bytes, clients: Clients, encoding: str) -> Iterator[Archive]
 
 
 def named(entries: Iterable[Entry], kind: str, names: Iterable[Name]) -> frozenset[Name]:
-    """Those of the names, each with its schema, of which there is an entry of that kind."""
+    """Those of the names, each with its schema, of which there is an entry of that kind.
+
+    Raises `Refused` where some of several that pg_restore lists alike are there.
+    """
     # pg_restore lists kind, schema, name and owner with blanks between, and the name may hold some.
-    listed = {re.sub(r"[\r\n]", " ", " ".join(name)): name for name in names}
-    found = set()
+    listed: dict[str, list[Name]] = {}
+    for name in names:
+        listed.setdefault(re.sub(r"[\r\n]", " ", " ".join(name)), []).append(name)
+    found: Counter[str] = Counter()
     for entry in entries:
         text = entry.what.removeprefix(f"{kind} ")
         while text != entry.what and text:
             text = text.rpartition(" ")[0]
             if text in listed:
-                found.add(listed[text])
+                found[text] += 1
                 break
-    return frozenset(found)
+    for text, number in found.items():
+        if number < len(listed[text]):
+            alike = " and ".join(".".join(map(repr, name)) for name in listed[text])
+            raise Refused(
+                f"{alike} can't be told apart by what pg_restore lists",
+                hint="Restore the backup whole into a new database, and take what you need there.",
+            )
+    return frozenset(name for text in found for name in listed[text])
 
 
 def with_what_belongs(entries: Sequence[Entry], chosen: frozenset[int]) -> tuple[Entry, ...]:

@@ -16,7 +16,13 @@ from backup_pipeline.engine.names import BackupName, Keys, Kind
 from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.selection import Selection, SelectionResult, restore_selection
 from backup_pipeline.engine.store import ObjectStore
-from backup_pipeline.errors import NotFound, PostgresFailed, TargetExists, VerificationFailed
+from backup_pipeline.errors import (
+    NotFound,
+    PostgresFailed,
+    Refused,
+    TargetExists,
+    VerificationFailed,
+)
 from backup_pipeline_tests.fakes import MemoryStore
 from backup_pipeline_tests.integration.databases import (
     assert_equal,
@@ -310,6 +316,29 @@ def test_names_with_dots_blanks_and_wildcards_are_themselves_first(
             bring(kept, name, server, postgres18, target, Selection(tables=(asked,)))
             assert set(tables(server.using(target))) == expected, asked
             drop_database(postgres18, target)
+
+
+def test_tables_that_are_listed_alike_come_together_or_not_at_all(
+    postgres18: EmbeddedPostgres, kept: CountingStore
+) -> None:
+    """pg_restore puts blanks between the names of schema and table, which may hold some."""
+    with new_database(postgres18) as server:
+        with server.connect() as connection:
+            connection.execute(
+                """
+                CREATE SCHEMA a;
+                CREATE SCHEMA "a b";
+                CREATE TABLE a."b c" AS SELECT generate_series(1, 3) AS id;
+                CREATE TABLE "a b".c AS SELECT generate_series(1, 4) AS id;
+                """
+            )
+        name = make(server, kept, postgres18)
+        target = f"{server.database}_part"
+        both = Selection(schemas=("a", "a b"))
+        assert bring(kept, name, server, postgres18, target, both).rows == 7
+        drop_database(postgres18, target)
+        with pytest.raises(Refused, match="told apart"):
+            bring(kept, name, server, postgres18, target, Selection(schemas=("a",)))
 
 
 def test_a_name_that_is_none_is_answered_with_those_near_to_it(
