@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -55,6 +56,7 @@ class ChildReader:
         self._process = process
         self._program = program
         self._patience = patience
+        self._asked_at: float | None = None
         self._stderr = bytearray()
         assert process.stdout is not None
         assert process.stderr is not None
@@ -78,10 +80,16 @@ class ChildReader:
         return data
 
     def end(self) -> None:
-        """Ask the child's group to end, so that whoever reads from it meets the end."""
+        """Ask the child's group to end, so that whoever reads from it meets the end.
+
+        Who is asked again after 3 s is killed: a pg_dump that is to end tells its server first,
+        and waits for a server that says nothing.
+        """
         if self._process.poll() is None:
+            self._asked_at = self._asked_at or time.monotonic()
+            late = time.monotonic() - self._asked_at > _GRACE
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGTERM)
+                os.killpg(self._process.pid, signal.SIGKILL if late else signal.SIGTERM)
 
     def _settle(self) -> None:
         code = _wait(self._process)

@@ -59,6 +59,15 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "a child that waits for a silent server is killed in the end",
+        "process.py",
+        "signal.SIGKILL if late else signal.SIGTERM",
+        "signal.SIGTERM",
+        (
+            "faults/test_silence.py::test_a_command_that_is_interrupted_in_a_silence_leaves_nothing_within_seconds",
+        ),
+    ),
+    Mutation(
         "a server that refuses one more connection is there",
         "silence.py",
         '            if "FATAL:" not in said:\n',

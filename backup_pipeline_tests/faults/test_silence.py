@@ -139,7 +139,7 @@ def test_a_command_that_is_interrupted_in_a_silence_leaves_nothing_within_second
     live: Server, relay: Relay, witness: Witness, victim: Victim
 ) -> None:
     stalled = threading.Event()
-    relay.stall_after(2_000_000, stalled)
+    relay.stall_after(1_000_000, stalled)
     with victim.start("backup") as process:
         try:
             assert stalled.wait(BOUND)
