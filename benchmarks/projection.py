@@ -37,7 +37,7 @@ def _row(largest: Comparison, terabytes: int) -> list[str]:
 
 def _parts(lane: int) -> Iterator[int]:
     """The parts of one of the lanes, where the size of the database told how much to expect."""
-    offset, smallest = 0, max(SMALLEST_PART, _LANES * lane // MOST_PARTS)
+    offset, smallest = 0, max(SMALLEST_PART, 2 * _LANES * lane // MOST_PARTS)
     while offset < lane:
         size = min(part_size(offset, smallest, MOST_PARTS // _LANES), lane - offset)
         yield size

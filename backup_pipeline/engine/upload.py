@@ -27,10 +27,12 @@ _OF_THE_TAIL = 100
 def part_size(offset: int, smallest: int = SMALLEST_PART, most_parts: int = MOST_PARTS) -> int:
     """How many bytes the part at `offset` shall have.
 
-    The first tenth of all parts has the smallest size; from there on each part is proportional to
-    what went before it, so that parts never run out: 10,000 from 5 MiB on hold over 5 TiB.
+    The first half of all parts has the smallest size; from there on each part is larger by a
+    share of what went into those before it, so that parts never run out: 10,000 from 5 MiB on hold
+    over 5 TiB.
     """
-    return min(max(smallest, offset // max(1, most_parts // 10)), LARGEST_PART)
+    beyond = max(0, offset - smallest * (most_parts // 2))
+    return min(smallest + beyond // max(1, most_parts // 18), LARGEST_PART)
 
 
 class Upload:
@@ -41,8 +43,8 @@ class Upload:
     and takes a few seconds at most even when the store does not answer.
 
     The bytes of the lanes, where there are any, come first, and behind them what `write()` gets.
-    `expected` bytes of an object make its parts larger from the start, which takes less memory
-    than parts that grow late.
+    `expected` bytes of an object make its parts larger from the start, so that half of all parts
+    hold them: that takes less memory than parts that grow late.
 
     Parts are sent side by side by `workers` threads, one more than there are lanes and two at
     least, and whoever writes waits while `in_flight` bytes are on their way, a part for each of
@@ -65,7 +67,7 @@ class Upload:
         smallest_part: int = SMALLEST_PART,
         most_parts: int = MOST_PARTS,
     ) -> None:
-        size = max(smallest_part, expected // most_parts)
+        size = max(smallest_part, 2 * expected // most_parts)
         workers = workers or max(2, lanes + 1)
         limit = in_flight or workers * size
         transfer = Transfer(store, key, metadata, workers, limit, rate or RateLimit())

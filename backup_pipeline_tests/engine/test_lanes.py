@@ -126,7 +126,7 @@ def test_whoever_waits_for_the_first_lane_is_told_when_it_fails(fail: str) -> No
 
 def test_expected_bytes_make_larger_parts_from_the_start() -> None:
     store = MemoryStore()
-    with Upload(store, "k", MARK, expected=10_000 * 6 * MIB) as upload:
+    with Upload(store, "k", MARK, expected=10_000 * 3 * MIB) as upload:
         upload.write(content(0, LARGE))
         upload.complete()
     assert store.objects["k"].etag.endswith("-2")

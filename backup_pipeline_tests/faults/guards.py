@@ -150,7 +150,7 @@ MUTATIONS = (
     Mutation(
         "parts grow, so that they never run out",
         "upload.py",
-        "max(smallest, offset // max(1, most_parts // 10))",
+        "smallest + beyond // max(1, most_parts // 18)",
         "smallest",
         ("engine/test_upload.py::test_ten_thousand_parts_hold_more_than_five_tebibytes",),
     ),
