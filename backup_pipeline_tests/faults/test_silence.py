@@ -158,7 +158,9 @@ def test_a_command_that_is_interrupted_in_a_silence_leaves_nothing_within_second
 def test_a_command_whose_server_falls_silent_in_mid_dump_ends_with_5_and_says_what_to_do(
     live: Server, relay: Relay, witness: Witness, victim: Victim
 ) -> None:
-    victim.environment = {**victim.environment, "BACKUP_POSTGRES_TIMEOUT": "1"}
+    # One after the other: the schema has been read, and nobody waits but whoever reads rows.
+    patience = {"BACKUP_POSTGRES_TIMEOUT": "1", "BACKUP_JOBS": "1"}
+    victim.environment = {**victim.environment, **patience}
     relay.stall_after(2_000_000)
     done = subprocess.run(
         [*COMMAND, "backup"],
