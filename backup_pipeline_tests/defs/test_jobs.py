@@ -1,5 +1,6 @@
 """The jobs that an operator launches: restore, verify, prune."""
 
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -191,6 +192,17 @@ def test_without_any_config_the_newest_backup_becomes_a_new_database(
     assert told["previous"] == ""
     assert told["rows"] > 1000
     assert told["backup"] in told["summary"].replace("\\", "")
+
+
+def test_a_restore_is_not_slowed_down_by_a_limit_for_the_night(
+    real: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKUP_LIMIT_RATE", "0.002")
+    begun = time.monotonic()
+    result, _ = launch(real, RESTORE, "restored_database")
+    assert result.success
+    # Within the limit, reading takes minutes.
+    assert time.monotonic() - begun < 60
 
 
 def test_a_database_that_exists_is_replaced_only_when_its_name_is_repeated(
