@@ -119,7 +119,7 @@ class PostgresUnreachable(BackupPipelineError):
     """No connection to PostgreSQL could be made."""
 
     exit_code = 5
-    default_hint = "Check PGHOST, PGPORT, PGUSER and the password; `backup-pipeline check` helps."
+    default_hint = "Check PGHOST, PGPORT and PGUSER, and whether the server is up."
 
 
 class PostgresDenied(PostgresUnreachable):

@@ -6,7 +6,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 
 from backup_pipeline.engine.catalog import newest, read_catalog
-from backup_pipeline.engine.findings import Finding, Level, failure, few, skew
+from backup_pipeline.engine.findings import Finding, Level, failure, few, hint_of, skew
 from backup_pipeline.engine.model import State
 from backup_pipeline.engine.names import Keys
 from backup_pipeline.engine.prune import stale_uploads
@@ -21,7 +21,7 @@ def of_reading(
     try:
         catalog = read_catalog(store, keys, database)
     except StoreDenied as error:
-        yield failure("bucket", error, advice=f"{error.hint} {_ONLY_WRITING}")
+        yield failure("bucket", error, advice=f"{hint_of(error)} {_ONLY_WRITING}")
         return
     except StoreError as error:
         yield failure("bucket", error)
@@ -159,7 +159,7 @@ def _multipart(store: ObjectStore, key: str, body: bytes) -> Finding:
         return failure(
             "multipart uploads",
             error,
-            advice=f"Every backup is one. {error.hint} "
+            advice=f"Every backup is one. {hint_of(error)} "
             "They take s3:PutObject and s3:AbortMultipartUpload.",
         )
     return Finding(

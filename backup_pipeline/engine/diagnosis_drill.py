@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backup_pipeline.engine.findings import Finding, Level, failure
+from backup_pipeline.engine.findings import Finding, Level, failure, hint_of
 from backup_pipeline.engine.postgres import Server, choose_clients, find_clients
 from backup_pipeline.engine.preflight import problems
 from backup_pipeline.engine.source import read_source
@@ -32,7 +32,8 @@ def of_drill_server(drills: Server, live: Server, bin_dirs: Sequence[Path]) -> I
         with there.connect() as admin:
             found = [*_fitness(admin, there, live), *_tools(admin, bin_dirs), *_half_made(admin)]
     except (PostgresUnreachable, PostgresFailed) as error:
-        yield failure(_SUBJECT, error, exit_code=5, advice=f"Check BACKUP_DRILL_DSN. {error.hint}")
+        advice = f"Check BACKUP_DRILL_DSN. {hint_of(error)}"
+        yield failure(_SUBJECT, error, exit_code=5, advice=advice)
         return
     yield from found
 

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-from backup_pipeline.errors import BackupPipelineError
+from backup_pipeline.errors import BackupPipelineError, StoreError
 
 SKEW_WRONG = timedelta(minutes=15)
 """Where S3 stops to accept signatures, and dates stop to mean anything."""
 SKEW_ODD = timedelta(minutes=1)
 _SHOWN = 5
+_ITS_LOG = "The message is what it answered; its own log says more."
 
 
 class Level(StrEnum):
@@ -38,7 +39,13 @@ def failure(
 ) -> Finding:
     """An error as a finding, with its own exit code and hint where no others are given."""
     code = error.exit_code if exit_code is None else exit_code
-    return Finding(subject, Level.FAIL, error.message, advice or error.hint, code)
+    return Finding(subject, Level.FAIL, error.message, advice or hint_of(error), code)
+
+
+def hint_of(error: BackupPipelineError) -> str:
+    """The hint of an error, unless it leads to the very place where it is read."""
+    elsewhere = (StoreError.default_hint, BackupPipelineError.default_hint)
+    return _ITS_LOG if error.hint in elsewhere else error.hint
 
 
 def skew(subject: str, there: datetime, here: datetime) -> Finding:

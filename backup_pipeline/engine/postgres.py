@@ -45,6 +45,19 @@ _NOT_FOR_CHILDREN = (
     "PGTARGETSESSIONATTRS",
     "PGAPPNAME",
 )
+# What libpq says when it gets no connection, and what is worth looking at then.
+_ADVICE = {
+    "Connection refused": "Nobody listens there: start the server, or correct PGHOST and PGPORT.",
+    "No such file": "No server has its socket there: start it, or correct PGHOST and PGPORT.",
+    "timeout": "Nothing answers there: look at the network, its firewalls and PGHOST.",
+    "timed out": "Nothing answers there: look at the network, its firewalls and PGHOST.",
+    "No route": "There is no way to that host: look at the network and PGHOST.",
+    "translate host name": "Nobody knows that host: correct PGHOST, or look at the name service.",
+    "too many": "All connections are taken: wait, or look at max_connections and the role's limit.",
+    "SSL": "They do not agree on TLS: look at PGSSLMODE, PGSSLROOTCERT, its certificate.",
+    "certificate": "They do not agree on TLS: look at PGSSLMODE, PGSSLROOTCERT, its certificate.",
+    "starting up": "Wait until it is up, and run it again.",
+}
 _SETTLED = {name.encode() for name in _NOT_FOR_CHILDREN}
 
 
@@ -329,8 +342,10 @@ def _unconnected(where: str, said: str) -> PostgresUnreachable:
     # only these pass by themselves (errcodes 57P03 and 53300).
     passing = ("starting up", "shutting down", "not accepting connections", "too many")
     refused = "FATAL:" in said and not any(words in said for words in passing)
-    kind = PostgresDenied if refused else PostgresUnreachable
-    return kind(f"no connection to {where}: {said}")
+    if refused:
+        return PostgresDenied(f"no connection to {where}: {said}")
+    advice = (advice for words, advice in _ADVICE.items() if words in said)
+    return PostgresUnreachable(f"no connection to {where}: {said}", hint=next(advice, None))
 
 
 def _one_line(error: Exception) -> str:

@@ -129,6 +129,7 @@ def test_a_server_that_does_not_answer_ends_with_5_and_the_bucket_is_looked_at_s
 ) -> None:
     findings = found(nobody_there, MemoryStore(), [])
     assert (findings["PostgreSQL"].level, findings["PostgreSQL"].exit_code) == (Level.FAIL, 5)
+    assert "Nobody listens there" in findings["PostgreSQL"].advice
     assert "PGHOST" in findings["PostgreSQL"].advice
     assert (findings["client tools"].level, findings["client tools"].exit_code) == (Level.FAIL, 1)
     assert findings["writing"].level is Level.OK
@@ -219,6 +220,26 @@ def test_a_policy_that_only_lets_us_write_is_told_from_one_that_does_not(
     assert [findings[subject].level for subject in ("bucket", "writing")] == ["fail", "ok"]
     findings = found(nobody_there, Denying("put"), [])
     assert [findings[subject].level for subject in ("bucket", "writing")] == ["ok", "fail"]
+
+
+def test_nobody_is_sent_to_where_he_is(nobody_there: Server) -> None:
+    class Failing(MemoryStore):
+        def put(self, key: str, body: bytes, *, overwrite: bool = False) -> ObjectInfo:
+            raise StoreError("PutObject: 418")
+
+        def create_upload(self, key: str, metadata: Mapping[str, str]) -> str:
+            raise StoreError("CreateMultipartUpload: 418")
+
+        def list(self, prefix: str) -> Iterator[ObjectInfo]:
+            raise StoreError("ListObjectsV2: 418")
+
+    findings = found(nobody_there, Failing(), [], drills=nobody_there)
+    wrong = [finding for finding in findings.values() if finding.level is Level.FAIL]
+    assert len(wrong) >= 5
+    for finding in wrong:
+        assert finding.advice
+        assert "`backup-pipeline check`" not in finding.advice
+        assert "this run" not in finding.advice
 
 
 def test_a_probe_that_can_not_be_deleted_is_named(nobody_there: Server) -> None:

@@ -72,8 +72,12 @@ def make(server: Server, store: MemoryStore, postgres: EmbeddedPostgres) -> None
 def test_a_server_that_never_answers_is_unreachable(far: Server, relay: Relay) -> None:
     relay.stall()
     impatient = Server.of(far.dsn, port=far.port, connect_timeout="2")
-    with pytest.raises(PostgresUnreachable, match="timeout"), impatient.connect():
+    with (
+        pytest.raises(PostgresUnreachable, match="timeout") as caught,
+        impatient.connect(),
+    ):
         pass
+    assert "firewalls" in caught.value.hint
 
 
 def test_a_silence_at_any_moment_of_a_backup_ends_it_and_leaves_nothing(
