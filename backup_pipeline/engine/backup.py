@@ -10,10 +10,11 @@ from datetime import datetime
 from functools import partial
 from threading import Lock
 
+from backup_pipeline.engine.beside import beside
 from backup_pipeline.engine.contents import inventory_of, together
 from backup_pipeline.engine.crew import Crew, taken_from
 from backup_pipeline.engine.documents import to_json
-from backup_pipeline.engine.dump import Dump, DumpSource
+from backup_pipeline.engine.dump import Dump, DumpSource, Stream
 from backup_pipeline.engine.members import Members
 from backup_pipeline.engine.model import (
     BACKUP_ID,
@@ -63,6 +64,8 @@ def back_up(
     started_at = clock()
     backup_id = str(uuid.uuid4())
     with (
+        # What reaches the store takes a while to load; meanwhile the server answers.
+        beside(store.describe, stop=lambda: None),
         source.open_dump() as dump,
         Upload(
             store,
@@ -115,7 +118,7 @@ class _Writing:
         self._report = report
         self._telling = Lock()
         self._raw_length = 0
-        self._streams = deque(dump.data())
+        self._streams: deque[Stream] = deque()
         self._contents: list[Contents] = []
         sinks = upload.lanes or (upload,)
         self._members = [Members(sink, codec, level, self._told) for sink in sinks]
@@ -124,6 +127,10 @@ class _Writing:
     def run(self) -> tuple[tuple[Member, ...], Contents]:
         """Write everything; gives the members in their order, and what they hold."""
         with Crew() as crew:
+            if self._upload.lanes:
+                # Beside the plan: with ten thousand tables, their sizes take a while as well.
+                crew.start(self._dump.schema)
+            self._streams.extend(self._dump.data())
             for number in range(len(self._members)):
                 crew.start(partial(self._work, crew, number))
             crew.wait()

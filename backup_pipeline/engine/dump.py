@@ -194,8 +194,6 @@ class PostgresDump:
         self._relations = read_relations(connection, encoding)
         if self._locked:
             lock_relations(connection, self._relations, encoding, lock_timeout)
-        if self.jobs > 1:
-            self._relations = with_sizes(connection, self._relations, encoding)
         self.tables: Sequence[Table] = sorted(self._relations)
         self.inheritance = read_inheritance(connection, encoding)
         self._reading_schema = Lock()
@@ -215,6 +213,8 @@ class PostgresDump:
         """The groups of the plan, and everything that is in none of them."""
         if not self._locked:
             return [self._unlocked]
+        if self.jobs > 1:
+            self._relations = with_sizes(self._connection, self._relations, self.source.encoding)
         groups = plan({table: each.size for table, each in self._relations.items()}, self.jobs)
         large = [table for group in groups for table in group]
         streams = [(self._size(group), self._group(group)) for group in groups]

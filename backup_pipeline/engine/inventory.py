@@ -169,7 +169,9 @@ class Inventory:
     def _reordering(self, begin: CopyBegin) -> Callable[[bytes], bytes] | None:
         """What puts the columns of a row in their order, where they come in another one."""
         name = (decoded(begin.schema, self._encoding), decoded(begin.table, self._encoding))
-        wanted = [encoded(column, self._encoding) for column in self._columns.get(name, ())]
+        if name not in self._columns:
+            return None
+        wanted = [encoded(column, self._encoding) for column in self._columns[name]]
         written = begin.columns
         order = [written.index(column) for column in wanted if column in written]
         if order == sorted(order):

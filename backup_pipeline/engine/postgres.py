@@ -3,12 +3,12 @@
 import getpass
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backup_pipeline.engine.process import Patience, child_environment, output
+from backup_pipeline.engine.process import Patience, Reader, all_of, child_environment, reading
 from backup_pipeline.errors import (
     ChildFailed,
     ClientTooOld,
@@ -265,7 +265,9 @@ class Clients:
 
 def find_clients(bin_dirs: Sequence[Path]) -> tuple[Clients, ...]:
     """The client tools in those directories that have a working pg_dump, in that order."""
-    found = (_clients_in(bin_dir) for bin_dir in dict.fromkeys(bin_dirs))
+    with ExitStack() as running:
+        asked = [(each, _asked(each, running)) for each in dict.fromkeys(bin_dirs)]
+        found = [_clients_in(bin_dir, pg_dump) for bin_dir, pg_dump in asked if pg_dump]
     return tuple(clients for clients in found if clients)
 
 
@@ -309,12 +311,18 @@ def outdated(version: str, minimums: Mapping[int, int] = SECURITY_MINIMUMS) -> s
     return None
 
 
-def _clients_in(bin_dir: Path) -> Clients | None:
+def _asked(bin_dir: Path, running: ExitStack) -> Reader | None:
+    """The pg_dump in a directory, if there is one, about to tell its version."""
     pg_dump = bin_dir / "pg_dump"
-    if not pg_dump.is_file():
-        return None
+    with suppress(ChildFailed):
+        if pg_dump.is_file():
+            return running.enter_context(reading([pg_dump, "--version"], child_environment({})))
+    return None
+
+
+def _clients_in(bin_dir: Path, pg_dump: Reader) -> Clients | None:
     try:
-        said = output([pg_dump, "--version"], child_environment({})).decode()
+        said = all_of(pg_dump).decode()
     except ChildFailed:
         return None
     match = re.search(r"(\d+)(?:\.(\d+))?", said)

@@ -173,7 +173,12 @@ def output(
     For outputs that are known to be small; `given` is what the command reads from its input.
     """
     with reading(argv, env, given, patience) as child:
-        return b"".join(iter(lambda: child.read(_PIPE_SIZE), b""))
+        return all_of(child)
+
+
+def all_of(reader: Reader) -> bytes:
+    """Everything that is left in a reader; raises what it raises."""
+    return b"".join(iter(lambda: reader.read(_PIPE_SIZE), b""))
 
 
 def end_children(thread: int | None) -> None:
