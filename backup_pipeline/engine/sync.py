@@ -152,8 +152,8 @@ class _Loading:
         server_version = connection.info.server_version
         clients = fitting_clients(self._bin_dirs, self._dump.pg_dump_version, server_version)
         if jobs > 1 and clients:
-            text = schema.post_data
-            if restore_post_data(connection, schema.archive, clients, text, jobs):
+            text, alike = schema.post_data, _alike(connection, jobs)
+            if restore_post_data(connection, schema.archive, clients, text, jobs, alike=alike):
                 return
         self._receiver.take(connection, events_of([schema.post_data]), crew)
 
@@ -175,6 +175,20 @@ class _Loading:
                         self._receiver.take_statement(connection, event)
                 inventory.close()
                 self.contents.append(inventory.contents())
+
+
+def _alike(connection: "Connection", jobs: int) -> bool:
+    """Whether no table, as it was loaded, is larger than the share of one job."""
+    row = connection.execute(_SIZES).fetchone()
+    assert row is not None
+    largest, all_of_them = row
+    return bool(largest * jobs <= all_of_them)
+
+
+_SIZES = """
+    SELECT coalesce(max(size), 0), coalesce(sum(size), 0)
+    FROM (SELECT pg_table_size(oid) FROM pg_class WHERE relkind = 'r' AND oid >= 16384) AS t(size)
+"""
 
 
 def _taken_down(chunks: Iterable[bytes], inventory: Inventory) -> Iterator[bytes]:

@@ -74,6 +74,31 @@ def test_the_copy_equals_the_source(source: Server, postgres18: EmbeddedPostgres
     assert result.tables > 5
 
 
+@pytest.mark.parametrize(("tables", "workers"), [(1, "2"), (4, "0")])
+def test_an_index_has_workers_of_its_own_only_where_one_table_outweighs_the_others(
+    postgres18: EmbeddedPostgres, tables: int, workers: str
+) -> None:
+    """As in a restore: elsewhere the cores are taken by the other tables' indexes."""
+    with new_database(postgres18) as source:
+        with source.connect() as connection:
+            for number in range(tables):
+                rows = "generate_series(1, 1000)"
+                connection.execute(
+                    f"CREATE TABLE public.t{number} AS SELECT * FROM {rows}".encode()
+                )
+            connection.execute(
+                "CREATE MATERIALIZED VIEW public.made_with AS"
+                " SELECT current_setting('max_parallel_maintenance_workers')"
+            )
+        result = copy(source, postgres18, f"{source.database}_copy")
+        try:
+            with source.using(result.database).connect() as connection:
+                found = connection.execute("SELECT * FROM public.made_with").fetchone()
+        finally:
+            drop_database(postgres18, result.database)
+    assert found == (workers,)
+
+
 def test_an_older_server_goes_into_a_newer_one(
     postgres16: EmbeddedPostgres, postgres18: EmbeddedPostgres
 ) -> None:
