@@ -24,6 +24,7 @@ from backup_pipeline.engine.dump import PostgresDumpSource
 from backup_pipeline.engine.names import BackupName, Keys
 from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.restore import restore
+from backup_pipeline.engine.sync import sync
 from backup_pipeline.errors import PostgresUnreachable
 from backup_pipeline_tests.fakes import MemoryStore
 from backup_pipeline_tests.faults.chance import Chance
@@ -121,6 +122,36 @@ def test_a_silence_at_any_moment_of_a_restore_ends_it_and_leaves_the_target_as_i
         relay.cut()
         assert contents(live) == as_it_was
     bring_back(f"{live.database}_at_last", replaces=False)
+    assert [each for each in databases(postgres18) if "_restoring_" in each] == []
+
+
+def test_a_silence_at_any_moment_of_a_sync_ends_it_and_leaves_both_ends_as_they_were(
+    live: Server, far: Server, relay: Relay, postgres18: EmbeddedPostgres, chance: Chance
+) -> None:
+    """Of the source, of the target, or of both."""
+    bins = [postgres18.bin_dir]
+    target = f"{live.database}_copy"
+
+    def copy(origin: Server, there: Server) -> None:
+        sync(PostgresDumpSource(origin, bins, jobs=2), there, target, bins, replace=True, clock=now)
+
+    for origin, there in chance.some([(far, live), (live, far), (far, far)], 1):
+        begun_at = relay.passed
+        copy(origin, there)
+        whole = relay.passed - begun_at
+        with live.using(target).connect() as connection:
+            connection.execute("TRUNCATE public.rows")
+        as_they_were = contents(live), contents(live.using(target))
+        for _ in chance.times(1, 20):
+            relay.stall_after(chance.random.randrange(int(whole * 0.9)))
+            begun = time.monotonic()
+            with pytest.raises(PostgresUnreachable):
+                copy(origin, there)
+            assert time.monotonic() - begun < BOUND
+            relay.cut()
+            assert (contents(live), contents(live.using(target))) == as_they_were
+    copy(live, live)
+    assert contents(live.using(target)) == as_they_were[0]
     assert [each for each in databases(postgres18) if "_restoring_" in each] == []
 
 
