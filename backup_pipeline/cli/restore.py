@@ -319,6 +319,6 @@ def _report(output: Output, plan: Plan, result: "RestoreResult") -> None:
     if said := told(result.missing):
         output.warn(
             f"everything belongs to {plan.server.user}, without rights for others: {said}",
-            f"`backup-pipeline show {plan.backup.name}` lists them; REASSIGN OWNED and GRANT "
-            "bring them back.",
+            f"`backup-pipeline show {plan.backup.name}` lists them; REASSIGN OWNED, GRANT "
+            "and ALTER DATABASE bring them back.",
         )

@@ -165,7 +165,7 @@ def _about(backup: "Backup", manifest: "Manifest", zone: "ZoneInfo") -> list[str
 
 
 def _left_out(manifest: "Manifest") -> "Iterator[str]":
-    """Owners and rights of the source, none of which are in a dump."""
+    """Owners, rights and settings of the source, none of which are in a dump."""
     from backup_pipeline.engine.findings import few
 
     label = "left out"

@@ -153,14 +153,14 @@ class Extension:
 @_document
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A right that a role had on some objects, and that a dump leaves out."""
+    """A right that a role had on some objects, or a setting, that a dump leaves out."""
 
     role: str
     right: str
-    """`owner`, a privilege such as `SELECT`, or one that the role usually has and did not: `no
-    EXECUTE`."""
+    """`owner`, a privilege such as `SELECT`, one that the role usually has and did not: `no
+    EXECUTE`; or `SET`, for what is set for it in the database."""
     objects: tuple[str, ...]
-    """As `pg_identify_object` has them: `table public.quotes`."""
+    """As `pg_identify_object` has them: `table public.quotes`; or settings: `work_mem=5MB`."""
 
 
 @_document
@@ -187,7 +187,7 @@ class Source:
     roles: tuple[str, ...] = ()
     """Those that policies and user mappings name: the dump can't be loaded where they lack."""
     access: tuple[Access, ...] = ()
-    """Owners and rights: a restore has those of whoever restores."""
+    """Owners, rights and settings: a restore has those of whoever restores."""
 
 
 @_document

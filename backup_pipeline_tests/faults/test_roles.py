@@ -11,7 +11,7 @@ import pytest
 from psycopg.sql import SQL, Identifier
 
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
-from backup_pipeline.engine.access import told
+from backup_pipeline.engine.access import read_access, told
 from backup_pipeline.engine.backup import back_up
 from backup_pipeline.engine.diagnosis import diagnose
 from backup_pipeline.engine.drill import drill
@@ -172,6 +172,7 @@ def test_the_owners_and_rights_that_a_restore_does_not_bring_are_told(roles: Rol
     )
     assert {(each.role, each.right): each.objects for each in result.missing} == {
         (owner, "owner"): (
+            "large objects",
             "materialized view trading.dear",
             "schema trading",
             "sequence trading.quotes_id_seq",
@@ -192,9 +193,82 @@ def test_the_owners_and_rights_that_a_restore_does_not_bring_are_told(roles: Rol
     }
     said = told(result.missing)
     assert said
-    assert f"6 objects belonged to {owner}" in said
+    assert f"7 objects belonged to {owner}" in said
     assert f"4 rights of {backup} are missing" in said
     assert "PUBLIC has 2 that it had not" in said
+
+
+def test_whatever_has_an_owner_a_right_or_a_setting_is_recorded(roles: Roles) -> None:
+    """All that a dump without owners and privileges leaves out, and what only --create brings."""
+    backup, suffix = f"backup_{roles.suffix}", roles.suffix
+    roles.sql(
+        """
+        SET SESSION AUTHORIZATION ahold_options_owner;
+        CREATE COLLATION trading.bytewise (locale = 'C');
+        CREATE CONVERSION trading.latin FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8;
+        CREATE FUNCTION trading.same(int, int) RETURNS bool LANGUAGE sql RETURN $1 = $2;
+        CREATE OPERATOR trading.=== (LEFTARG = int, RIGHTARG = int, FUNCTION = trading.same);
+        CREATE STATISTICS trading.of_two ON id, price FROM trading.quotes;
+        CREATE TEXT SEARCH CONFIGURATION trading.words (COPY = simple);
+        CREATE TEXT SEARCH DICTIONARY trading.plain (TEMPLATE = simple);
+        SELECT lo_from_bytea(1, 'one more'), lo_from_bytea(2, 'and another');
+        GRANT SELECT ON LARGE OBJECT 1, 2 TO backup;
+        RESET SESSION AUTHORIZATION;
+        CREATE OPERATOR FAMILY trading.family USING btree;
+        CREATE OPERATOR CLASS trading.class FOR TYPE int USING hash AS OPERATOR 1 =;
+        CREATE FUNCTION trading.on_ddl() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+        CREATE EVENT TRIGGER watch ON ddl_command_end EXECUTE FUNCTION trading.on_ddl();
+        ALTER EVENT TRIGGER watch DISABLE;
+        CREATE PUBLICATION quotes FOR TABLE trading.quotes;
+        CREATE SUBSCRIPTION away CONNECTION 'host=127.0.0.1 port=1' PUBLICATION p
+            WITH (connect = false, slot_name = NONE);
+        GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_waldir() TO backup;
+        REVOKE EXECUTE ON FUNCTION pg_catalog.pg_sleep(float8) FROM PUBLIC;
+        CREATE LANGUAGE plperl_not_there HANDLER plpgsql_call_handler;
+        REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC;
+        """
+    )
+    with psycopg.connect(roles.postgres.dsn(roles.database), autocommit=True) as admin:
+        database = Identifier(roles.database)
+        role = Identifier(backup)
+        for setting in ("search_path = trading, public", "app.jwt_secret = 'canary'"):
+            admin.execute(SQL("ALTER DATABASE {} SET " + setting).format(database))
+        admin.execute(
+            SQL("ALTER ROLE {} IN DATABASE {} SET work_mem = '5MB'").format(role, database)
+        )
+        admin.execute(SQL("GRANT TEMPORARY ON DATABASE {} TO {}").format(database, role))
+    with superuser(roles).connect() as connection:
+        access = read_access(connection)
+    with superuser(roles).connect() as connection:
+        connection.execute("DROP SUBSCRIPTION away")
+    found = {(each.role, each.right): set(each.objects) for each in access}
+    assert found[f"ahold_options_owner_{suffix}", "owner"] >= {
+        "collation trading.bytewise",
+        "conversion trading.latin",
+        "operator trading.===(integer,integer)",
+        "statistics object trading.of_two",
+        "text search configuration trading.words",
+        "text search dictionary trading.plain",
+        "large objects",
+    }
+    assert found["postgres", "owner"] == {
+        "event trigger watch",
+        "function trading.on_ddl()",
+        "language plperl_not_there",
+        "operator class trading.class USING hash",
+        "operator family trading.class USING hash",
+        "operator family trading.family USING btree",
+        "publication quotes",
+        "subscription away",
+    }
+    assert found[backup, "SELECT"] == {"large objects"}
+    assert found[backup, "EXECUTE"] == {"function pg_catalog.pg_ls_waldir()"}
+    assert found[backup, "TEMPORARY"] == {"the database"}
+    assert found[backup, "SET"] == {"work_mem=5MB"}
+    assert found["PUBLIC", "SET"] == {"search_path=trading, public", "app.jwt_secret"}
+    assert found["PUBLIC", "no EXECUTE"] == {"function pg_catalog.pg_sleep(double precision)"}
+    assert "language plpgsql" in found["PUBLIC", "no USAGE"]
+    assert "2 settings for PUBLIC are missing" in (told(access) or "")
 
 
 def test_the_same_owner_and_no_rights_are_no_difference(roles: Roles) -> None:
