@@ -17,6 +17,7 @@ from backup_pipeline.engine.choice import new_database, parse_moment
 from backup_pipeline.engine.documents import from_json, to_json
 from backup_pipeline.engine.model import Manifest, Section
 from backup_pipeline.engine.names import BackupName, Kind
+from backup_pipeline.engine.store import Part
 from backup_pipeline.errors import ChildFailed, InvalidInput
 from backup_pipeline.settings import Settings
 from backup_pipeline_tests.fakes import MemoryStore
@@ -112,6 +113,10 @@ assert not [name for name in {heavy!r} if name in sys.modules]
         (["restore", "--latest", "--wait", "5"], "--wait and --disconnect go with --replace."),
         (["restore", "--latest", "--replace", "--wait", "-1"], "-1.0 is not in the range"),
         (["restore", "--latest", "--since", "2025-12-16"], "--since and --until go with --list."),
+        (
+            ["restore", "--latest", "--table", "t", "--replace"],
+            "A part of a backup can't --replace",
+        ),
         (["list", "--since", "noon"], "'noon' is no time"),
         (["list", "--until", ""], "'' is no time"),
         (["restore", "--at", "noon"], "'noon' is no time"),
@@ -455,6 +460,25 @@ def test_backup_can_leave_everything_where_it_is(cli: Any, store: MemoryStore) -
     expired = [make_backup(store, ago(days=days)) for days in (30, 31, 32, 33)]
     assert "prune" not in cli("backup", "--no-prune", "--json").document
     assert all(KEYS.of(name, Kind.DUMP) in store.objects for name in expired)
+
+
+@pytest.mark.usefixtures("fake_postgres")
+def test_a_backup_that_is_not_whole_ends_with_7_and_nothing_is_pruned(
+    cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Damaging(MemoryStore):
+        def upload_part(
+            self, key: str, upload_id: str, number: int, body: bytes | bytearray | memoryview
+        ) -> Part:
+            return super().upload_part(key, upload_id, number, bytes(body)[:-1] + b"?")
+
+    memory = Damaging()
+    monkeypatch.setattr(Settings, "store", lambda _: memory)
+    expired = [make_backup(memory, ago(days=days)) for days in (30, 31, 32, 33)]
+    ran = cli("backup")
+    assert ran.code == 7
+    assert "is not what was dumped" in ran.err
+    assert all(KEYS.of(name, Kind.DUMP) in memory.objects for name in expired)
 
 
 def test_a_dump_that_fails_leaves_nothing_and_ends_with_1(

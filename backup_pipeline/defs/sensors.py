@@ -1,7 +1,7 @@
 """Sensors: tell people what became of a run, or that no backup came; start one when asked.
 
 Dagster keeps the cursors, so each event is told once, also after the daemon was down.
-A message that can't be delivered fails the sensor's tick, where the UI shows it, and nothing else.
+A message that can't be delivered shows in the sensor's tick, and harms nothing else.
 """
 
 import json
@@ -91,12 +91,17 @@ def _tell_staleness(database: Database) -> dg.SensorDefinition:
         stale = state == "FAIL" or (
             state == "UNKNOWN" and now - watch.since > timedelta(hours=hours)
         )
-        # First, so that a message which can't be delivered is not sent for ever.
         context.update_cursor(watch.model_copy(update={"stale": stale}).model_dump_json())
+        said = [f"The newest verified backup is {'stale' if stale else 'fresh'}."]
         if stale != watch.stale:
             outcome = _staleness(database, stale=stale, never=state == "UNKNOWN")
-            _tell(database, context, context.log, outcome)
-        return dg.SkipReason(f"The newest verified backup is {'stale' if stale else 'fresh'}.")
+            try:
+                _tell(database, context, context.log, outcome)
+            except dg.Failure as failure:
+                # Dagster forgets the cursor of such a tick if it fails, and the next one would
+                # tell those again who have taken the message.
+                said.append(f"{failure.description}.")
+        return dg.SkipReason(" ".join(said))
 
     return tell_staleness
 

@@ -137,6 +137,7 @@ def test_a_damaged_backup_fails_and_nothing_is_pruned(project: Project) -> None:
     assert (failure["error"], failure["exit_code"]) == ("VerificationFailed", 7)
     assert str(newest.name) in failure["description"]
     assert {backup.name for backup in project.backups()} == {newest.name, *old}
+    assert project.notifier.beats == 0
 
 
 def test_pruning_alone_refuses_while_the_newest_backup_is_not_verified(project: Project) -> None:

@@ -90,7 +90,13 @@ def test_retries_end_and_the_failure_says_what_happened(project: Project) -> Non
 
 
 @pytest.mark.parametrize(
-    "error", [errors.StoreDenied("wrong key"), errors.ClientTooOld("too old"), ValueError("a bug")]
+    "error",
+    [
+        errors.StoreDenied("wrong key"),
+        errors.PostgresDenied("wrong password"),
+        errors.ClientTooOld("too old"),
+        ValueError("a bug"),
+    ],
 )
 def test_what_will_not_pass_by_itself_is_not_retried(project: Project, error: Exception) -> None:
     project.postgres.fail = Failing(error)

@@ -1,4 +1,4 @@
-"""The guards of the engine, and what the code looks like without each of them."""
+"""The guards of the software, and what the code looks like without each of them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +10,18 @@ class Mutation:
 
     guard: str
     file: str
-    """Below `backup_pipeline/engine`."""
+    """Below `folder`."""
     old: str
     new: str
     tests: tuple[str, ...]
     """Below the directory of the tests; one of them has to fail."""
+    folder: str = "engine"
+    """Below `backup_pipeline`."""
 
     @property
     def path(self) -> Path:
         """The file from the root of the project."""
-        return Path("backup_pipeline", "engine", self.file)
+        return Path("backup_pipeline", self.folder, self.file)
 
 
 MUTATIONS = (
@@ -127,6 +129,36 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "the tables of a dump are held from its beginning",
+        "dump.py",
+        "            lock_relations(connection, self._relations, encoding, lock_timeout)\n",
+        "            pass\n",
+        ("integration/test_many_tables.py::test_the_coordinator_locks_where_that_leaves_room",),
+    ),
+    Mutation(
+        "no timeout of the database's owner ends a dump",
+        "dump.py",
+        '            connection.execute("SET idle_in_transaction_session_timeout = 0")\n',
+        "",
+        (
+            "integration/test_parallel_dump.py::test_the_coordinator_outlives_the_patience_of_the_server",
+        ),
+    ),
+    Mutation(
+        "drops that stand where nobody knows them are refused",
+        "dump.py",
+        "any(_differ(*pair) for pair in zip(long[end:], short[start:], strict=True))",
+        "False",
+        ("engine/test_dump.py::test_texts_that_differ_otherwise_are_refused",),
+    ),
+    Mutation(
+        "what fails in one thread stops the others",
+        "crew.py",
+        "        if self._over:\n",
+        "        if False:\n",
+        ("engine/test_crew.py::test_nothing_new_begins_to_block_once_it_is_over",),
+    ),
+    Mutation(
         "what was stored before a failure is taken back",
         "backup.py",
         "                store.delete(keys.of(name, kind))\n",
@@ -227,6 +259,27 @@ MUTATIONS = (
         "    if not tail.closed:\n",
         "    if False:\n",
         ("integration/test_adopt.py::test_half_a_dump_is_not_adopted_whatever_gzip_says",),
+    ),
+    Mutation(
+        "what has a manifest is not adopted",
+        "adopt.py",
+        '        raise Refused(f"{name} has a manifest already", hint="Verify it instead.")\n',
+        "        pass\n",
+        ("integration/test_adopt.py::test_what_is_a_backup_already_or_not_there_is_not_adopted",),
+    ),
+    Mutation(
+        "what is being deleted is not adopted",
+        "adopt.py",
+        "    if entries and entries[-1].act is Act.EXPIRE and entries[-1].etag == stored.etag:\n",
+        "    if False:\n",
+        ("integration/test_adopt.py::test_what_is_being_deleted_is_not_adopted",),
+    ),
+    Mutation(
+        "a name that lies about the future is not believed",
+        "adopt.py",
+        "min(labelled, stored.modified_at.astimezone(UTC))",
+        "labelled",
+        ("integration/test_adopt.py::test_a_name_that_lies_about_the_future_is_not_believed",),
     ),
     # names
     Mutation(
@@ -364,6 +417,13 @@ MUTATIONS = (
             "faults/test_roles.py::test_the_owners_and_rights_that_a_restore_does_not_bring_are_told",
         ),
     ),
+    Mutation(
+        "a backup that failed is no example for others",
+        "history.py",
+        " and backup.state is not State.FAILED",
+        "",
+        ("engine/test_history.py::test_the_bucket_is_the_history",),
+    ),
     # retention
     Mutation(
         "nothing is deleted while the newest backup is not verified",
@@ -469,6 +529,36 @@ MUTATIONS = (
         "            del error\n",
         (
             "engine/test_prune.py::test_what_can_not_be_deleted_is_named_and_the_next_prune_finishes_it",
+        ),
+    ),
+    Mutation(
+        "a dry run deletes nothing",
+        "prune.py",
+        "            for kind in (*dumps, *_REMAINS):\n                if not self.dry_run:\n",
+        "            for kind in (*dumps, *_REMAINS):\n                if True:\n",
+        ("engine/test_prune.py::test_a_dry_run_changes_nothing_and_tells_what_a_real_one_does",),
+    ),
+    Mutation(
+        "a dry run withdraws nothing",
+        "prune.py",
+        "            if not self.dry_run and not self._withdraw(backup, decision.reason):\n",
+        "            if not self._withdraw(backup, decision.reason):\n",
+        ("engine/test_prune.py::test_a_dry_run_changes_nothing_and_tells_what_a_real_one_does",),
+    ),
+    Mutation(
+        "a dry run aborts nothing",
+        "prune.py",
+        "            if not self.dry_run:\n                self.store.abort_upload(",
+        "            if True:\n                self.store.abort_upload(",
+        ("engine/test_prune.py::test_a_dry_run_changes_nothing_and_tells_what_a_real_one_does",),
+    ),
+    Mutation(
+        "uploads of other databases are not aborted",
+        "prune.py",
+        "parsed[0].database == database and upload.active_at",
+        "upload.active_at",
+        (
+            "engine/test_prune.py::test_stale_uploads_of_this_database_are_aborted_and_live_ones_are_not",
         ),
     ),
     # verify
@@ -585,6 +675,15 @@ MUTATIONS = (
             "faults/test_store_faults.py::test_a_fault_that_stays_ends_in_an_error_after_a_few_tries_and_nothing_is_left[stall]",
         ),
     ),
+    Mutation(
+        "an object is given back only from where it was asked for",
+        "s3.py",
+        "        if first != start or not start <= stop <= wanted <= size:\n",
+        "        if False:\n",
+        (
+            "faults/test_store_faults.py::test_a_store_that_heeds_no_range_gives_no_bytes_of_another_place",
+        ),
+    ),
     # PostgreSQL
     Mutation(
         "nobody's function stands in for one of pg_catalog's",
@@ -615,6 +714,59 @@ MUTATIONS = (
         "each.name for each in source.extensions if each.name not in available",
         "each.name for each in ()",
         ("integration/test_preflight.py::test_everything_that_is_wrong_is_said_at_once",),
+    ),
+    Mutation(
+        "a role without the right to create databases is told before",
+        "preflight.py",
+        "_LOOKS = (_version, _right, ",
+        "_LOOKS = (_version, ",
+        ("integration/test_preflight.py::test_everything_that_is_wrong_is_said_at_once",),
+    ),
+    Mutation(
+        "a role that the target lacks is told before",
+        "preflight.py",
+        "_extensions, _roles, _locales",
+        "_extensions, _locales",
+        ("integration/test_preflight.py::test_everything_that_is_wrong_is_said_at_once",),
+    ),
+    Mutation(
+        "a locale that the target lacks is told before",
+        "preflight.py",
+        "_roles, _locales, _disk",
+        "_roles, _disk",
+        ("integration/test_preflight.py::test_a_locale_that_the_server_lacks",),
+    ),
+    Mutation(
+        "a disk without room is told before",
+        "preflight.py",
+        "_locales, _disk)",
+        "_locales)",
+        ("integration/test_preflight.py::test_a_disk_of_this_machine_without_room",),
+    ),
+    Mutation(
+        "another machine's disk is not asked",
+        "preflight.py",
+        "        if int(Path(directory).stat().st_mtime) != modified:\n",
+        "        if False:\n",
+        ("integration/test_preflight.py::test_a_disk_of_another_machine_can_not_be_asked",),
+    ),
+    Mutation(
+        "a server that is not fit is refused before it is touched",
+        "restore.py",
+        "        require_suitable(admin, manifest.source)\n",
+        "",
+        (
+            "integration/test_restore.py::test_a_missing_extension_is_named_before_the_restore_starts",
+        ),
+    ),
+    Mutation(
+        "who may not rename a database is told before it loads",
+        "target.py",
+        "    if admin.execute(_MAY_RENAME, (target,)).fetchone() != (True,):\n",
+        "    if False:\n",
+        (
+            "faults/test_restore_faults.py::test_somebody_elses_database_is_not_replaced_and_that_is_known_before_it_loads",
+        ),
     ),
     Mutation(
         "a live database is never replaced unless asked",
@@ -725,6 +877,76 @@ MUTATIONS = (
             "faults/test_hostile_dumps.py::test_a_name_that_the_server_does_not_know_ends_the_restore_wherever_it_is_no_parameter",
         ),
     ),
+    Mutation(
+        "what is added to a database is one transaction",
+        "selection.py",
+        "with server.using(target).connect() as connection, connection.transaction():",
+        "with server.using(target).connect() as connection:",
+        (
+            "integration/test_selection.py::test_what_fails_half_way_leaves_the_existing_database_as_it_was",
+        ),
+    ),
+    Mutation(
+        "a part has all its rows",
+        "selection.py",
+        "            if name in self.tables and taken[name] != each.rows:\n",
+        "            if False:\n",
+        ("integration/test_selection.py::test_rows_that_the_target_drops_are_missed",),
+    ),
+    Mutation(
+        "tables that can not be told apart are refused",
+        "archive.py",
+        "        if number < len(listed[text]):\n",
+        "        if False:\n",
+        (
+            "integration/test_selection.py::test_tables_that_are_listed_alike_come_together_or_not_at_all",
+        ),
+    ),
+    Mutation(
+        "a copy is compared before it gets its name",
+        "sync.py",
+        "    if wrong := list(differences(expected, found)):\n",
+        "    if wrong := list(differences(expected, expected)):\n",
+        ("integration/test_sync.py::test_a_copy_that_differs_is_never_switched_in",),
+    ),
+    # drill
+    Mutation(
+        "a drill compares what the copy holds",
+        "drill.py",
+        "        yield from differences(contents, read_contents(dump))\n",
+        "        read_contents(dump)\n",
+        ("integration/test_drill.py::test_whatever_differs_in_the_copy_is_found_and_named",),
+    ),
+    Mutation(
+        "a drill compares the schema",
+        "drill.py",
+        "        yield from _schema_differences(expected, schema.pre_data + schema.post_data)\n",
+        "        del expected, schema\n",
+        ("integration/test_drill.py::test_whatever_differs_in_the_copy_is_found_and_named",),
+    ),
+    Mutation(
+        "the digests of rows are compared",
+        "contents.py",
+        " and expected.digest != found.digest:",
+        " and False:",
+        ("integration/test_contents.py::test_a_difference_is_told_with_its_place",),
+    ),
+    Mutation(
+        "trouble of the server is no evidence against a backup",
+        "drill.py",
+        "    if state is None or state.startswith(_OF_THE_SERVER):\n",
+        "    if state is None:\n",
+        (
+            "integration/test_drill.py::test_trouble_of_the_server_is_no_evidence_against_the_backup",
+        ),
+    ),
+    Mutation(
+        "an owner's invariant changes nothing",
+        "drill.py",
+        '            connection.execute("SET TRANSACTION READ ONLY")\n',
+        "",
+        ("integration/test_drill.py::test_invariants_hold_or_say_what_they_found",),
+    ),
     # messages
     Mutation(
         "a service that fails is named, and the others are told",
@@ -734,5 +956,166 @@ MUTATIONS = (
         (
             "engine/test_notify.py::test_a_service_that_fails_is_named_without_its_url_and_the_others_are_told",
         ),
+    ),
+    Mutation(
+        "a token is in no log",
+        "notify.py",
+        "        logger.setLevel(logging.CRITICAL + 1)\n",
+        "        pass\n",
+        ("engine/test_notify.py::test_a_token_is_in_no_log_even_where_debugging_is_on",),
+    ),
+    # Dagster's shell
+    Mutation(
+        "a restore heeds no limit for the night",
+        "jobs.py",
+        "bucket.store(in_haste=True)",
+        "bucket.store()",
+        ("defs/test_jobs.py::test_a_restore_is_not_slowed_down_by_a_limit_for_the_night",),
+        folder="defs",
+    ),
+    Mutation(
+        "a database is replaced only when its name is repeated",
+        "jobs.py",
+        "    if exists and config.confirm != target:\n",
+        "    if False:\n",
+        (
+            "defs/test_jobs.py::test_a_database_that_exists_is_replaced_only_when_its_name_is_repeated",
+        ),
+        folder="defs",
+    ),
+    Mutation(
+        "a confirmation of another database is a mistake",
+        "jobs.py",
+        "    if not exists and config.confirm and config.confirm != target:\n",
+        "    if False:\n",
+        ("defs/test_jobs.py::test_a_confirmation_of_another_database_is_a_mistake",),
+        folder="defs",
+    ),
+    Mutation(
+        "wrong credentials are not tried again",
+        "failures.py",
+        "isinstance(error, TRANSIENT) and not isinstance(error, PostgresDenied)",
+        "isinstance(error, TRANSIENT)",
+        ("defs/test_failures.py::test_what_will_not_pass_by_itself_is_not_retried",),
+        folder="defs",
+    ),
+    Mutation(
+        "the text of an unknown error is not passed on",
+        "outcomes.py",
+        "An unexpected {kind}; the log",
+        "An unexpected {data.error}; the log",
+        ("defs/test_sensors.py::test_the_text_of_an_unknown_error_is_not_passed_on",),
+        folder="defs",
+    ),
+    Mutation(
+        "a backup that is not whole does not beat",
+        "assets.py",
+        "            if not entry.passed:\n",
+        "            if False:\n",
+        ("defs/test_assets.py::test_a_damaged_backup_fails_and_nothing_is_pruned",),
+        folder="defs",
+    ),
+    Mutation(
+        "a drill that failed fails its run",
+        "assets.py",
+        "            if not result.entry.passed:\n",
+        "            if False:\n",
+        (
+            "defs/test_real_servers.py::test_a_drill_proves_that_the_newest_backup_restores_and_how_long_it_takes",
+        ),
+        folder="defs",
+    ),
+    Mutation(
+        "deletions that fail are told",
+        "assets.py",
+        "        if result.failed:\n",
+        "        if False:\n",
+        ("defs/test_sensors.py::test_deletions_that_fail_are_told_although_the_backup_is_good",),
+        folder="defs",
+    ),
+    Mutation(
+        "a run looks at the backup that it made",
+        "runs.py",
+        "    if made:\n        return BackupName",
+        "    if False:\n        return BackupName",
+        ("defs/test_runs.py::test_a_run_executed_again_from_its_failure_verifies_its_own_dump",),
+        folder="defs",
+    ),
+    Mutation(
+        "an S3 resource that switches security off is refused",
+        "resources.py",
+        "if self.s3.use_unsigned_session or not self.s3.use_ssl or self.s3.verify is False:",
+        "if False:",
+        ("defs/test_resources.py::test_an_s3_resource_that_switches_security_off_is_refused",),
+        folder="defs",
+    ),
+    Mutation(
+        "a message that is not delivered fails its tick",
+        "sensors.py",
+        "    if undelivered:\n",
+        "    if False:\n",
+        (
+            "defs/test_sensors.py::test_a_service_that_fails_is_reported_once_and_the_run_stays_good",
+        ),
+        folder="defs",
+    ),
+    Mutation(
+        "a staleness that can not be told to one is not told to the others for ever",
+        "sensors.py",
+        "            except dg.Failure as failure:\n",
+        "            except ZeroDivisionError as failure:\n",
+        (
+            "defs/test_sensors.py::test_staleness_that_can_not_be_told_to_one_is_not_told_to_the_others_for_ever",
+        ),
+        folder="defs",
+    ),
+    Mutation(
+        "a backup that is not verified is nothing to rely on",
+        "requirement.py",
+        "backup.state is State.VERIFIED and timedelta(0)",
+        "timedelta(0)",
+        ("test_requirement.py::test_one_that_is_not_verified_counts_for_nothing",),
+        folder="",
+    ),
+    Mutation(
+        "a backup dated in the future is nothing to rely on",
+        "requirement.py",
+        "timedelta(0) <= age < timedelta(hours=hours)",
+        "age < timedelta(hours=hours)",
+        ("test_requirement.py::test_one_that_is_dated_in_the_future_counts_for_nothing",),
+        folder="",
+    ),
+    # the command line
+    Mutation(
+        "who restores on the command line heeds no limit for the night",
+        "restore.py",
+        '        update={"limit_rate": limit_rate}\n',
+        "        update={}\n",
+        ("test_cli.py::test_who_restores_is_not_slowed_down_by_a_limit_for_the_night",),
+        folder="cli",
+    ),
+    Mutation(
+        "nobody's silence is a yes to a restore",
+        "restore.py",
+        "    if not sys.stdin.isatty():\n",
+        "    if False:\n",
+        ("integration/test_cli.py::test_without_a_person_a_restore_is_refused_and_never_hangs",),
+        folder="cli",
+    ),
+    Mutation(
+        "a part never replaces a whole database",
+        "restore.py",
+        "    if partly and replace:\n",
+        "    if False:\n",
+        ("test_cli.py::test_wrong_usage_ends_with_2_and_says_what_is_wrong",),
+        folder="cli",
+    ),
+    Mutation(
+        "a backup that is not whole ends with an error",
+        "backup.py",
+        '    if not entry.passed:\n        raise VerificationFailed(f"{name} is not what',
+        '    if False:\n        raise VerificationFailed(f"{name} is not what',
+        ("test_cli.py::test_a_backup_that_is_not_whole_ends_with_7_and_nothing_is_pruned",),
+        folder="cli",
     ),
 )

@@ -251,6 +251,13 @@ def flips(at: int = 0) -> Fault:
     return fault
 
 
+def heeds_no_range(exchange: Exchange) -> None:
+    """What was asked for as a part of an object comes as if it were all of it."""
+    reply = exchange.forward()
+    headers = [each for each in reply.headers if each[0].lower() != "content-range"]
+    exchange.answer(Reply(200, headers, reply.body))
+
+
 def flips_the_request(at: int = 0) -> Fault:
     """One bit of what is stored is another one."""
     return lambda exchange: exchange.answer(exchange.forward(_flipped(exchange.body, at)))

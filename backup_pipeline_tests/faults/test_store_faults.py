@@ -37,6 +37,7 @@ from backup_pipeline_tests.faults.s3_proxy import (
     drips,
     flips,
     flips_the_request,
+    heeds_no_range,
     loses_the_reply,
     resets,
     stalls,
@@ -358,6 +359,16 @@ def with_full_disks(code: str, *arguments: str, **env: str) -> subprocess.Comple
     """Run Python that can't write a single byte to any disk."""
     command = [sys.executable, "-B", "-c", FULL_DISKS + code, *arguments]
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
+def test_a_store_that_heeds_no_range_gives_no_bytes_of_another_place(
+    faulty_s3: FaultyS3, faulty_store: FaultyStore
+) -> None:
+    store = faulty_store()
+    store.put("k", bytes(range(100)))
+    faulty_s3.on("GetObject", heeds_no_range)
+    with pytest.raises(StoreError, match="asked for bytes 10 to 20"):
+        list(store.read("k", 10, 10))
 
 
 def test_no_verb_needs_any_disk(

@@ -4,6 +4,7 @@ import gzip
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -13,10 +14,10 @@ from backup_pipeline import cli
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.engine.adopt import adopt, adoptable
 from backup_pipeline.engine.backup import back_up
-from backup_pipeline.engine.catalog import read_catalog, read_manifest
+from backup_pipeline.engine.catalog import read_catalog, read_manifest, record
 from backup_pipeline.engine.drill import drill
 from backup_pipeline.engine.dump import PostgresDumpSource
-from backup_pipeline.engine.model import Codec, State
+from backup_pipeline.engine.model import Act, Codec, EvidenceEntry, State
 from backup_pipeline.engine.names import BackupName, Keys, Kind
 from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.restore import restore
@@ -189,6 +190,17 @@ def test_what_is_a_backup_already_or_not_there_is_not_adopted(
     assert not read_manifest(store, KEYS, name).adopted
     with pytest.raises(NotFound):
         adopt(store, KEYS, BackupName.parse(NAME), AMSTERDAM, clock=now)
+
+
+def test_what_is_being_deleted_is_not_adopted(store: ObjectStore, good: bytes) -> None:
+    name = leave(store, good)
+    etag = store.head(KEYS.of(name, Kind.DUMP)).etag
+    begun = EvidenceEntry(Act.EXPIRE, now(), True, etag, ("8 days old",), 0, 0, 0.0)
+    record(store, KEYS, name, begun)
+    with pytest.raises(Refused, match="deletion"):
+        adopt(store, KEYS, name, AMSTERDAM, clock=now)
+    record(store, KEYS, name, replace(begun, etag="another"))
+    assert adopt(store, KEYS, name, AMSTERDAM, clock=now).adopted
 
 
 def test_a_dump_whose_backup_was_killed_before_its_manifest_can_be_adopted(

@@ -87,6 +87,8 @@ def machine(
     with new_database(postgres, script) as server:
         environment = {
             "PATH": os.defpath,
+            # Where a guard is taken out, that is done in a copy.
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
             **postgres.environment(server.database),
             "AWS_ENDPOINT_URL_S3": s3_server.endpoint_url,
             "AWS_ACCESS_KEY_ID": s3_server.access_key,

@@ -102,5 +102,7 @@ def test_the_coordinator_outlives_the_patience_of_the_server(
         )
         other.execute(f'ALTER DATABASE "{server.database}" SET statement_timeout = 5000')
     store, name = MemoryStore(), BackupName.of("x", now())
-    back_up(source(server, postgres18), store, KEYS, name, clock=now)
+    # One pg_dump after the other, so that the second one needs the snapshot later.
+    one = source(server, postgres18, jobs=1)
+    back_up(one, store, KEYS, name, clock=now)
     assert verify(store, KEYS, name, clock=now).passed

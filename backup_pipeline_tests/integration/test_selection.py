@@ -214,15 +214,44 @@ def test_what_fails_half_way_leaves_the_existing_database_as_it_was(
     target: str,
 ) -> None:
     bring(kept, backup, market, any_postgres, target, Selection(tables=("trades",)))
-    before, made = contents(market.using(target)), schema(any_postgres, target)
-    for selection in (
-        Selection(tables=("contracts", "trades")),
-        Selection(tables=("trades",), definitions=False),
-    ):
+    # The last one fails behind its rows.
+    taken = "DROP SCHEMA public CASCADE; CREATE SCHEMA public; CREATE SEQUENCE public."
+    awry = (
+        (Selection(tables=("contracts", "trades")), "SELECT"),
+        (Selection(tables=("trades",), definitions=False), "SELECT"),
+        (Selection(tables=("trades",)), f"{taken}trades_contract_idx"),
+    )
+    for selection, prepared in awry:
+        with market.using(target).connect() as connection:
+            connection.execute(prepared.encode())
+        before, made = contents(market.using(target)), schema(any_postgres, target)
         with pytest.raises(PostgresFailed, match=r"already exists|duplicate key"):
             bring(kept, backup, market, any_postgres, target, selection, add=True)
-    assert contents(market.using(target)) == before
-    assert schema(any_postgres, target) == made
+        assert contents(market.using(target)) == before
+        assert schema(any_postgres, target) == made
+
+
+def test_rows_that_the_target_drops_are_missed(
+    market: Server,
+    kept: CountingStore,
+    backup: BackupName,
+    any_postgres: EmbeddedPostgres,
+    target: str,
+) -> None:
+    table = Selection(tables=("trades",), rows=False)
+    bring(kept, backup, market, any_postgres, target, table)
+    with market.using(target).connect() as connection:
+        connection.execute(
+            "CREATE FUNCTION public.drop_it() RETURNS trigger LANGUAGE plpgsql"
+            " AS 'BEGIN RETURN NULL; END'"
+        )
+        connection.execute(
+            "CREATE TRIGGER drop_it BEFORE INSERT ON public.trades"
+            " FOR EACH ROW EXECUTE FUNCTION public.drop_it()"
+        )
+    only_rows = Selection(tables=("trades",), definitions=False)
+    with pytest.raises(VerificationFailed, match=r"public\.trades took 0 rows"):
+        bring(kept, backup, market, any_postgres, target, only_rows, add=True)
 
 
 def test_a_database_that_is_there_is_added_to_only_when_asked(
