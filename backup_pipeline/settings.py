@@ -17,14 +17,20 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
     ValidationInfo,
     field_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
 )
 
 from backup_pipeline.engine.model import Codec, Invariant
@@ -99,10 +105,6 @@ def _database(name: str) -> str:
     return name
 
 
-def _json(value: object) -> object:
-    return json.loads(value) if isinstance(value, str) else value
-
-
 def _by_separator(separator: str | None) -> BeforeValidator:
     def split(value: object) -> object:
         if not isinstance(value, str):
@@ -114,11 +116,15 @@ def _by_separator(separator: str | None) -> BeforeValidator:
     return BeforeValidator(split)
 
 
-class Settings(BaseModel):
-    """What is configured; every field is also the variable `BACKUP_<FIELD>` (`load_settings`)."""
+class Settings(BaseSettings):
+    """What is configured; every field is also the variable `BACKUP_<FIELD>`."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=True
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     database: Annotated[str, AfterValidator(_database)] = "ahold_options"
@@ -149,7 +155,7 @@ class Settings(BaseModel):
     """The fraction of the median by which size and rows may differ without a warning."""
     history_slowdown: Annotated[float, Field(gt=1)] = 3
     """How many times the median a backup may take without a warning."""
-    owners: Annotated[tuple[str, ...], _by_separator(None)] = ()
+    owners: Annotated[tuple[str, ...], NoDecode, _by_separator(None)] = ()
     """Of the assets in Dagster: e-mail addresses, and teams as `team:data`."""
     codec: Codec = Codec.GZIP
     compression_level: int = Field(default_factory=_default_level)
@@ -164,11 +170,11 @@ class Settings(BaseModel):
     """The server on which drills restore; without it, the one that is backed up."""
     drill_schedule: Annotated[str, AfterValidator(_drill_schedule)] = "0 5 * * 0"
     """When Dagster restores the newest backup to prove that it can be; `off` for never."""
-    invariants: Annotated[tuple[Invariant, ...], BeforeValidator(_json)] = ()
+    invariants: tuple[Invariant, ...] = ()
     """The owner's SQL, each with its result, that must hold in a restored database."""
-    pg_bin_dirs: Annotated[tuple[Path, ...], _by_separator(os.pathsep)] = ()
+    pg_bin_dirs: Annotated[tuple[Path, ...], NoDecode, _by_separator(os.pathsep)] = ()
     """Where pg_dump lives; separated like `PATH`; without it, where it usually is."""
-    client_minimums: Annotated[tuple[str, ...], _by_separator(None)] = ()
+    client_minimums: Annotated[tuple[str, ...], NoDecode, _by_separator(None)] = ()
     """Versions such as 18.7, each the oldest of its major one that is used without a warning."""
     lock_timeout: Annotated[float, Field(gt=0)] = 300
     """Seconds that a dump waits for a table that somebody has locked."""
@@ -189,9 +195,9 @@ class Settings(BaseModel):
     """Pinged after each verified backup; who waits for it raises the alarm when it stays away."""
     dagster_url: Annotated[str, Field(pattern=r"^https?://[^@]+$")] | None = None
     """Where people see the UI, for the links in messages."""
-    after_assets: Annotated[tuple[str, ...], _by_separator(None)] = ()
+    after_assets: Annotated[tuple[str, ...], NoDecode, _by_separator(None)] = ()
     """Keys of Dagster assets, such as `etl/trades`, after which a backup is made."""
-    notify_urls: Annotated[tuple[SecretStr, ...], _by_separator(None)] = ()
+    notify_urls: Annotated[tuple[SecretStr, ...], NoDecode, _by_separator(None)] = ()
     """Apprise URLs, separated by blanks."""
 
     @field_validator("compression_level")
@@ -221,6 +227,22 @@ class Settings(BaseModel):
             except InvalidInput as error:
                 raise ValueError(error.message) from None
         return dsn
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is theirs
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, the environment, and the file."""
+        return (
+            init_settings,
+            env_settings,
+            InitSettingsSource(settings_cls, _read_file()),
+        )
 
     @property
     def zone(self) -> ZoneInfo:
@@ -342,9 +364,11 @@ def load_settings(**given: Any) -> Settings:
     """
     given = {name: value for name, value in given.items() if value is not None}
     try:
-        settings = Settings(**{**_read_file(), **_read_environment(), **given})
+        settings = Settings(**given)
     except ValidationError as error:
         raise InvalidInput(_sentence(error)) from None
+    except SettingsError as error:
+        raise InvalidInput(f"the settings can't be read: {error}") from None
     if "database" in settings.model_fields_set:
         return settings
     return _with_libpqs_database(settings)
@@ -358,13 +382,6 @@ def _with_libpqs_database(settings: Settings) -> Settings:
     if settings.dsn or os.environ.get("PGSERVICE"):
         named = Server.of(settings.dsn.get_secret_value() if settings.dsn else None).named_database
     return settings.model_copy(update={"database": named}) if named else settings
-
-
-def _read_environment() -> dict[str, Any]:
-    """An empty variable is none, and capitals don't matter."""
-    found = {name.upper(): value for name, value in os.environ.items() if value}
-    variables = {field: f"{_PREFIX}{field.upper()}" for field in Settings.model_fields}
-    return {field: found[name] for field, name in variables.items() if name in found}
 
 
 def _read_file() -> dict[str, Any]:

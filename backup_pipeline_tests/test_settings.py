@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from backup_pipeline.engine.model import Codec, Invariant, RetentionPolicy
+from backup_pipeline.engine.model import Codec, RetentionPolicy
 from backup_pipeline.engine.names import Keys
 from backup_pipeline.errors import InvalidInput
 from backup_pipeline.settings import Settings, load_settings
@@ -194,34 +194,6 @@ def test_lists_are_written_as_in_a_shell_or_as_json(monkeypatch: pytest.MonkeyPa
     assert urls == ["json://a", "mailto://b?to=c,d", "slack://e"]
     monkeypatch.setenv("BACKUP_PG_BIN_DIRS", '["/c d/bin"]')
     assert load_settings().clients_dirs() == (Path("/c d/bin"),)
-
-
-def test_invariants_are_json_in_a_variable_and_yaml_in_the_file(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    expected = (Invariant("none", "SELECT 0", "0"),)
-    Path("backup.yaml").write_text("invariants: [{name: none, query: SELECT 0, expected: 0}]")
-    assert load_settings().invariants == expected
-    Path("backup.yaml").unlink()
-    monkeypatch.setenv(
-        "BACKUP_INVARIANTS", '[{"name": "none", "query": "SELECT 0", "expected": 0}]'
-    )
-    assert load_settings().invariants == expected
-    monkeypatch.setenv("BACKUP_INVARIANTS", f'[{{"name": "{CANARY}"')
-    with pytest.raises(InvalidInput, match="BACKUP_INVARIANTS can't be used: expecting") as raised:
-        load_settings()
-    assert CANARY not in str(raised.value)
-
-
-def test_an_empty_variable_is_none_and_capitals_do_not_matter(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    Path("backup.yaml").write_text("bucket: filed")
-    monkeypatch.setenv("BACKUP_BUCKET", "")
-    monkeypatch.setenv("backup_retention_days", "3")
-    monkeypatch.setenv("BACKUP_NOBODYS", "business")
-    settings = load_settings()
-    assert (settings.bucket, settings.retention_days) == ("filed", 3)
 
 
 def test_a_minimum_of_the_client_tools_takes_the_place_of_the_known_one(
