@@ -1,7 +1,7 @@
 """The S3 form of the object store.
 
-This module, `s3_client`, `s3_errors` and `s3_models` are the only ones that import botocore, and it
-is done at the first call, because the command line starts faster than botocore does.
+This module, `s3_client` and `s3_errors` are the only ones that import botocore, and they do so at
+the first call, because the command line starts faster than botocore does.
 """
 
 import threading

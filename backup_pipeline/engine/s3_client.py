@@ -90,9 +90,9 @@ def connect(connection: S3Connection) -> "S3Client":
 @cache
 def _models(path: str | None) -> "Loader":
     """S3's model and endpoints, read from the disk once for all clients of a process."""
-    from backup_pipeline.engine.s3_models import models
+    from botocore.loaders import create_loader
 
-    return models(path)
+    return create_loader(path)
 
 
 def read_time(value: Any) -> datetime:
