@@ -22,19 +22,21 @@ class Dumps:
 
 
 @contextmanager
-def made(servers: Servers, database: str) -> Iterator[Dumps]:
-    """Dumps of a database, ours in the bucket among them, while the block lasts."""
+def made(servers: Servers, database: str, *, archives: bool = True) -> Iterator[Dumps]:
+    """Dumps of a database, ours in the bucket among them, while the block lasts.
+
+    Without `archives` there are none of pg_dump's own formats, which take minutes for 5,000 MB.
+    """
     env = servers.environment(database)
     directory = servers.scratch / "dumps"
     directory.mkdir()
     dumps = Dumps(directory / SQL, directory / "archive", directory / "directory")
-    commands = (
-        DUMP_ALONE,
-        (*RIVALS, "dump_gzip", directory),
+    sql = (DUMP_ALONE, (*RIVALS, "dump_gzip", directory))
+    others = (
         ("pg_dump", "--format=custom", f"--file={dumps.archive}"),
         ("pg_dump", "--format=directory", "--jobs=2", f"--file={dumps.directory}"),
     )
-    for command in commands:
+    for command in (*sql, *(others if archives else ())):
         subprocess.run(command, env=env, check=True)
     servers.s3.access.client().download_file(BUCKET, PREFIX + SQL, str(dumps.sql))
     yield dumps

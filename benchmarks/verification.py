@@ -17,7 +17,7 @@ def run(
     """One comparison for each size of sample, in MB of SQL."""
     for size in sizes:
         database = servers.sample(size)
-        with made(servers, database) as dumps:
+        with made(servers, database, archives=False) as dumps:
             runs = compare(servers, database, contenders(servers, dumps, jobs), repetitions)
         yield Comparison("verification", size, runs, (GUNZIP, DOWNLOAD))
 

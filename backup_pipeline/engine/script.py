@@ -87,6 +87,7 @@ _ONE_NAME = re.compile(_NAME)
 _BLOCK_EDGE = re.compile(rb"/\*|\*/")
 _END_OF_ROWS = b"\\.\n"
 _LAST_ROWS = b"\n" + _END_OF_ROWS
+_NEWLINE = ord("\n")
 _MOST_BACKSLASHES = 500
 
 
@@ -279,7 +280,8 @@ def _end_of_rows(buffer: bytes, start: int) -> int:
         at = buffer.find(b"\\", at)
         if at < 0:
             return -1
-        if at > start and buffer.startswith(_LAST_ROWS, at - 1):
+        # One byte before all of them: NULLs are backslashes as well, and most of these.
+        if buffer[at - 1] == _NEWLINE and at > start and buffer.startswith(_LAST_ROWS, at - 1):
             return at - 1
         at += 1
     return buffer.find(_LAST_ROWS, at)

@@ -138,7 +138,8 @@ class _Verification:
 
     def __init__(self, read: _Read, members: Sequence[Member]) -> None:
         self._read = read
-        self._runs = deque(_runs(members))
+        # The largest first, so that no thread is left alone with one.
+        self._runs = deque(sorted(_runs(members), key=_stored_length, reverse=True))
         self._lock = threading.Lock()
         self._first: tuple[int, VerificationFailed] | None = None
         self.done = Tally()
@@ -266,15 +267,22 @@ def _require_end(member: Member, tables: tuple[TableRows, ...], *, closed: bool)
 
 
 def _runs(members: Sequence[Member]) -> Iterator[list[Member]]:
-    """Members that lie side by side, enough of them to be worth a request."""
+    """Members that lie side by side, enough of them to be worth a request; a large one is alone."""
     run: list[Member] = []
     for member in members:
+        if run and member.length >= _ENOUGH:
+            yield run
+            run = []
         run.append(member)
-        if run[-1].offset + run[-1].length - run[0].offset >= _ENOUGH:
+        if _stored_length(run) >= _ENOUGH:
             yield run
             run = []
     if run:
         yield run
+
+
+def _stored_length(run: Sequence[Member]) -> int:
+    return run[-1].offset + run[-1].length - run[0].offset
 
 
 def _side_by_side(members: Sequence[Member]) -> Iterator[list[Member]]:

@@ -206,6 +206,24 @@ def test_every_byte_is_read_once_and_small_members_share_a_request(
     assert len(ranges) <= size / 20_000 + 1
 
 
+def test_a_large_member_has_a_request_of_its_own_and_the_largest_come_first(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever read a large one last would read it alone."""
+    store = Counting()
+    forged = many_members(manifest, store, 9)
+    large = max(member.length for member in forged.members)
+    monkeypatch.setattr(verify_module, "_ENOUGH", large)
+    store.asked.clear()
+    assert verify(store, KEYS, NAME, jobs=1, clock=lambda: NOW).passed
+    asked = [(start, length or 0) for key, start, length in store.asked if key == DUMP]
+    lengths = [length for _, length in asked]
+    assert lengths == sorted(lengths, reverse=True)
+    alone = {(m.offset, m.length) for m in forged.members if m.length == large}
+    assert alone
+    assert alone <= {*asked}
+
+
 @pytest.mark.usefixtures("small_requests")
 def test_trouble_of_the_store_ends_all_and_is_no_finding(
     manifest: Manifest, store: MemoryStore
