@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,22 @@ def together(dump: Dump, streams: Iterable[Contents]) -> Contents:
         # Only one of the streams has them.
         large_objects=max(objects, key=lambda each: each.count) if objects else None,
     )
+
+
+def under_roots(found: Contents, expected: Contents, roots: "Mapping[Table, Table]") -> Contents:
+    """The same, with the rows of partitions under the name of their root where it is expected.
+
+    A dump made with `--load-via-partition-root` has them there.
+    """
+    named = {(each.schema, each.table) for each in expected.tables}
+    tables: dict[Table, TableContents] = {}
+    for each in found.tables:
+        name = (each.schema, each.table)
+        if name not in named and roots.get(name) in named:
+            name = roots[name]
+        placed = replace(each, schema=name[0], table=name[1])
+        tables[name] = added(tables[name], placed) if name in tables else placed
+    return replace(found, tables=tuple(tables[name] for name in sorted(tables)))
 
 
 def differences(expected: Contents, found: Contents) -> Iterator[str]:

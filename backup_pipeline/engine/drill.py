@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from psycopg import Error, sql
 
 from backup_pipeline.engine.catalog import read_manifest, record
-from backup_pipeline.engine.contents import differences, read_contents
+from backup_pipeline.engine.contents import differences, read_contents, under_roots
 from backup_pipeline.engine.dump import Dump, PostgresDumpSource
 from backup_pipeline.engine.model import (
     Act,
@@ -202,7 +202,8 @@ class _Drill:
         contents = self.manifest.contents
         if contents.large_objects is None:
             self.not_compared.append("values, because the backup was made without digests")
-        yield from differences(contents, read_contents(dump))
+        found = under_roots(read_contents(dump), contents, dump.inheritance.roots)
+        yield from differences(contents, found)
         if why := self._incomparable(dump.pg_dump_version, server_version):
             self.not_compared.append(f"the schema's text, because {why}")
             return

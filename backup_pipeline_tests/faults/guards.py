@@ -913,8 +913,8 @@ MUTATIONS = (
     Mutation(
         "a drill compares what the copy holds",
         "drill.py",
-        "        yield from differences(contents, read_contents(dump))\n",
-        "        read_contents(dump)\n",
+        "        yield from differences(contents, found)\n",
+        "        del found\n",
         ("integration/test_drill.py::test_whatever_differs_in_the_copy_is_found_and_named",),
     ),
     Mutation(

@@ -142,7 +142,7 @@ def test_a_silence_at_any_moment_of_a_sync_ends_it_and_leaves_both_ends_as_they_
         with live.using(target).connect() as connection:
             connection.execute("TRUNCATE public.rows")
         as_they_were = contents(live), contents(live.using(target))
-        for _ in chance.times(1, 20):
+        for _ in chance.times(1, 7):
             relay.stall_after(chance.random.randrange(int(whole * 0.9)))
             begun = time.monotonic()
             with pytest.raises(PostgresUnreachable):

@@ -15,6 +15,7 @@ from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.engine.adopt import adopt, adoptable
 from backup_pipeline.engine.backup import back_up
 from backup_pipeline.engine.catalog import read_catalog, read_manifest, record
+from backup_pipeline.engine.contents import differences, read_contents, under_roots
 from backup_pipeline.engine.drill import drill
 from backup_pipeline.engine.dump import PostgresDumpSource
 from backup_pipeline.engine.model import Act, Codec, EvidenceEntry, State
@@ -53,9 +54,9 @@ def source(any_postgres: EmbeddedPostgres) -> Iterator[Server]:
         yield server
 
 
-def dumped(postgres: EmbeddedPostgres, database: str) -> bytes:
+def dumped(postgres: EmbeddedPostgres, database: str, *more: str) -> bytes:
     """What the old script's `pg_dump ... | gzip` made."""
-    command = f"{postgres.bin_dir}/pg_dump {' '.join(OPTIONS)} | gzip"
+    command = f"{postgres.bin_dir}/pg_dump {' '.join((*OPTIONS, *more))} | gzip"
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
         env={"PATH": "/usr/bin:/bin", **postgres.environment(database)},
@@ -94,6 +95,31 @@ def test_an_old_file_is_adopted_verified_restored_and_drilled(
     result = drill(store, KEYS, name, source, [any_postgres.bin_dir], clock=now)
     assert result.entry.passed
     assert len(result.not_compared) == 2
+
+
+def test_a_dump_that_has_rows_of_partitions_under_their_roots_name_is_restored_and_drilled(
+    any_postgres: EmbeddedPostgres, source: Server, store: ObjectStore
+) -> None:
+    name = leave(store, dumped(any_postgres, source.database, "--load-via-partition-root"))
+    manifest = adopt(store, KEYS, name, AMSTERDAM, clock=now)
+    rows = {each.table: each.rows for each in manifest.contents.tables}
+    assert rows["measured"] == 900
+    assert "measured_rest" not in rows
+    target = f"{source.database}_restored"
+    try:
+        restore(store, KEYS, name, source, target, clock=now)
+        assert_equal(any_postgres, source, source.using(target))
+    finally:
+        drop_database(any_postgres, target)
+    result = drill(store, KEYS, name, source, [any_postgres.bin_dir], clock=now)
+    assert result.entry.findings == ()
+    with source.connect() as connection:
+        connection.execute("DELETE FROM public.measured WHERE value = 7")
+    with PostgresDumpSource(source, [any_postgres.bin_dir]).open_dump() as dump:
+        found = under_roots(read_contents(dump), manifest.contents, dump.inheritance.roots)
+    assert list(differences(manifest.contents, found)) == [
+        "table public.measured has 899 rows where 900 were dumped"
+    ]
 
 
 def test_gzip_members_one_after_the_other_are_one_file(
