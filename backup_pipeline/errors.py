@@ -12,6 +12,7 @@
     │   ├── BackupRunning                   another backup of the database is not done yet
     │   ├── BackupTooOld                    no verified backup is as young as somebody needs
     │   ├── NotConfirmed                    restore: nobody said yes
+    │   ├── NoIdentity                      what is encrypted takes a key that is not here
     │   └── ClientTooOld                    no pg_dump on this machine can read the server
     ├── NotFound                        4   no such backup, table or database
     ├── PostgresUnreachable             5   no connection could be made
@@ -100,6 +101,15 @@ class NotConfirmed(Refused):
     """Nobody confirmed."""
 
     default_hint = "Answer yes at the prompt, or give --no-confirm in scripts."
+
+
+class NoIdentity(Refused):
+    """A backup is encrypted, and no identity that decrypts it is here."""
+
+    default_hint = (
+        "Name the file with the private key by --identity or BACKUP_IDENTITY_FILE; "
+        "`backup-pipeline show` tells the public keys for which a backup is encrypted."
+    )
 
 
 class ClientTooOld(Refused):

@@ -37,6 +37,7 @@ from backup_pipeline.engine.model import Codec, Invariant
 from backup_pipeline.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from backup_pipeline.engine.age import Identity, Recipient
     from backup_pipeline.engine.dump import PostgresDumpSource
     from backup_pipeline.engine.history import Limits
     from backup_pipeline.engine.model import RetentionPolicy
@@ -105,6 +106,15 @@ def _database(name: str) -> str:
     return name
 
 
+def _keys(recipients: tuple[str, ...]) -> tuple[str, ...]:
+    from backup_pipeline.engine.age import Recipient
+
+    try:
+        return tuple(str(Recipient.parse(each)) for each in recipients)
+    except InvalidInput as error:
+        raise ValueError(error.message) from None
+
+
 def _by_separator(separator: str | None) -> BeforeValidator:
     def split(value: object) -> object:
         if not isinstance(value, str):
@@ -162,6 +172,12 @@ class Settings(BaseSettings):
     """The smaller the faster; which there are depends on the codec."""
     digests: bool = True
     """Whether a backup takes the digests of rows that a drill compares."""
+    recipients: Annotated[
+        tuple[str, ...], NoDecode, _by_separator(None), AfterValidator(_keys)
+    ] = ()
+    """Public keys of age: who has the identity of one of them can read backups, and nobody else."""
+    identity_file: Path | None = None
+    """Private keys of age, as `age-keygen` writes them: what encrypted backups are read with."""
     jobs: Annotated[int, Field(ge=1, le=64)] = Field(default_factory=_cores)
     """How much is done at once, where the server has connections for it."""
     limit_rate: Annotated[float, Field(gt=0)] | None = None
@@ -280,7 +296,27 @@ class Settings(BaseSettings):
         """The database as something that can be dumped."""
         from backup_pipeline.engine.dump import PostgresDumpSource
 
-        return PostgresDumpSource(self.server(), self.clients_dirs(), self.lock_timeout, self.jobs)
+        # An encrypted dump is one stream.
+        jobs = 1 if self.recipients else self.jobs
+        return PostgresDumpSource(self.server(), self.clients_dirs(), self.lock_timeout, jobs)
+
+    def public_keys(self) -> "Sequence[Recipient]":
+        """For whom backups are encrypted; for nobody where they are not."""
+        from backup_pipeline.engine.age import Recipient
+
+        return [Recipient.parse(each) for each in self.recipients]
+
+    def identities(self) -> "Sequence[Identity]":
+        """What encrypted backups are read with; raises `InvalidInput`, which shows no key."""
+        from backup_pipeline.engine.age import identities_in
+
+        if self.identity_file is None:
+            return ()
+        try:
+            return identities_in(self.identity_file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise InvalidInput(f"{self.identity_file} can't be read: {why}") from None
 
     def rate(self) -> "RateLimit":
         """The limit on what goes to the store, or on what comes from it."""

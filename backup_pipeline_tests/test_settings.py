@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from backup_pipeline.engine.age import Identity
 from backup_pipeline.engine.model import Codec, RetentionPolicy
 from backup_pipeline.engine.names import Keys
 from backup_pipeline.errors import InvalidInput
@@ -250,3 +251,36 @@ def test_a_name_may_carry_another_day() -> None:
     now = datetime(2025, 12, 18, 9, 8, 7, tzinfo=UTC)
     name = load_settings().name(now, date(2025, 12, 16))
     assert str(name) == "ahold_options_2025-12-16_100807"
+
+
+def test_public_keys_are_separated_by_blanks_and_make_a_dump_one_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, other = Identity.made().recipient, Identity.made().recipient
+    monkeypatch.setenv("BACKUP_RECIPIENTS", f"{one} {other}")
+    settings = load_settings(jobs=4)
+    assert settings.public_keys() == [one, other]
+    assert (settings.source().jobs, settings.jobs) == (1, 4)
+    assert load_settings(recipients=[str(one)], jobs=4).public_keys() == [one]
+
+
+def test_a_private_key_among_the_public_ones_is_refused_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    secret = Identity.made().secret
+    monkeypatch.setenv("BACKUP_RECIPIENTS", secret)
+    with pytest.raises(InvalidInput, match="BACKUP_RECIPIENTS can't be used") as error:
+        load_settings()
+    assert secret not in error.value.message
+
+
+def test_private_keys_come_from_a_file_that_is_named_where_it_can_not_be_read() -> None:
+    assert load_settings().identities() == ()
+    identities = [Identity.made(), Identity.made()]
+    Path("keys").write_text("".join(f"# one\n{each.secret}\n" for each in identities))
+    assert [*load_settings(identity_file="keys").identities()] == identities
+    with pytest.raises(InvalidInput, match="nowhere can't be read: No such file"):
+        load_settings(identity_file="nowhere").identities()
+    Path("keys").write_bytes(b"\xff")
+    with pytest.raises(InvalidInput, match="keys can't be read: it is no text"):
+        load_settings(identity_file="keys").identities()

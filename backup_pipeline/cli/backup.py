@@ -12,6 +12,7 @@ from backup_pipeline.cli.output import Output, Table, command
 from backup_pipeline.errors import BackupPipelineError, NotFound, StoreError, VerificationFailed
 
 if TYPE_CHECKING:
+    from backup_pipeline.engine.age import Identity
     from backup_pipeline.engine.model import EvidenceEntry, Manifest, PruneResult, Report, Stray
     from backup_pipeline.engine.names import BackupName, Keys
     from backup_pipeline.engine.store import ObjectStore
@@ -97,7 +98,15 @@ def _back_up(
     store, keys = settings.store(), settings.keys()
     with output.progress() as report:
         manifest = _made(output, settings, name, report)
-        entry = verify_backup(store, keys, name, jobs=settings.jobs, clock=_now, report=report)
+        entry = verify_backup(
+            store,
+            keys,
+            name,
+            jobs=settings.jobs,
+            identities=settings.identities(),
+            clock=_now,
+            report=report,
+        )
     lines = _summary(manifest, entry)
     output.say(str(name), *lines)
     if not entry.passed:
@@ -142,6 +151,7 @@ def _made(output: Output, settings: "Settings", name: "BackupName", report: "Rep
         codec=settings.codec,
         compression_level=settings.compression_level,
         digests=settings.digests,
+        recipients=settings.public_keys(),
         rate=settings.rate(),
         clock=_now,
         report=report,
@@ -188,7 +198,7 @@ def _size(manifest: "Manifest") -> str:
     return (
         f"{words.size(manifest.length)} ({words.size(manifest.raw_length)} of SQL, "
         f"{len(manifest.tables)} tables, {manifest.rows:,} rows) "
-        f"in {words.seconds(manifest.duration)}"
+        f"in {words.seconds(manifest.duration)}{', encrypted' if manifest.encryption else ''}"
     )
 
 
@@ -196,9 +206,13 @@ def _verdict(entry: "EvidenceEntry") -> str:
     if not entry.passed:
         return f"failed verification: {'; '.join(entry.findings)}"
     return (
-        f"verified: {words.size(entry.read_bytes)} read back, {entry.rows:,} rows counted, "
+        f"verified: {words.size(entry.read_bytes)} read back, {_seen(entry)}, "
         f"in {words.seconds(entry.seconds)}"
     )
+
+
+def _seen(entry: "EvidenceEntry") -> str:
+    return f"{entry.rows:,} rows counted" if entry.opened else "not decrypted for want of a key"
 
 
 @click.command()
@@ -207,6 +221,7 @@ def _verdict(entry: "EvidenceEntry") -> str:
 @click.option("--all", "everything", is_flag=True, help="Every backup of the database.")
 @_database
 @options.jobs
+@options.identity
 @options.limit_rate
 @command
 def verify(
@@ -216,6 +231,7 @@ def verify(
     everything: bool,
     database: str | None,
     jobs: int | None,
+    identity_file: str | None,
     limit_rate: float | None,
 ) -> None:
     """Read backups back byte by byte, and record what was found."""
@@ -225,13 +241,15 @@ def verify(
     if [name is not None, latest, everything].count(True) != 1:
         raise click.UsageError("Give one of NAME, --latest and --all.")
     asked = BackupName.parse(name) if name is not None else None
-    settings = load_settings(database=database, jobs=jobs, limit_rate=limit_rate)
-    store, keys = settings.store(), settings.keys()
+    settings = load_settings(
+        database=database, jobs=jobs, identity_file=identity_file, limit_rate=limit_rate
+    )
+    store, keys, identities = settings.store(), settings.keys(), settings.identities()
     names = [asked] if asked else _names(store, keys, settings.database, latest_only=latest)
     results = []
     with output.progress() as report:
         for each in names:
-            found = _verified(store, keys, each, settings.jobs, report)
+            found = _verified(store, keys, each, settings.jobs, identities, report)
             results.append(found)
             output.say(f"{each}: {found['verdict']}")
     failed = [str(result["name"]) for result in results if not result["passed"]]
@@ -262,12 +280,19 @@ def _names(
 
 
 def _verified(
-    store: "ObjectStore", keys: "Keys", name: "BackupName", jobs: int, report: "Report"
+    store: "ObjectStore",
+    keys: "Keys",
+    name: "BackupName",
+    jobs: int,
+    identities: "Sequence[Identity]",
+    report: "Report",
 ) -> dict[str, object]:
     from backup_pipeline.engine.verify import verify as verify_backup
 
     try:
-        entry = verify_backup(store, keys, name, jobs=jobs, clock=_now, report=report)
+        entry = verify_backup(
+            store, keys, name, jobs=jobs, identities=identities, clock=_now, report=report
+        )
     except VerificationFailed as error:
         return {"name": str(name), "passed": False, "verdict": error.message}
     return {**of_entry(name, entry), "verdict": _verdict(entry)}

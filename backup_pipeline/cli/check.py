@@ -28,6 +28,8 @@ def check(output: Output) -> None:
             fresh_for=timedelta(hours=settings.freshness_hours),
             stale_after=settings.stale_after,
             drills=settings.drill_server() if settings.drill_dsn else None,
+            recipients=settings.public_keys(),
+            identities=settings.identities(),
         )
     )
     code = next((finding.exit_code for finding in findings if finding.exit_code), 0)

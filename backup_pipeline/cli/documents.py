@@ -28,6 +28,7 @@ def of_backup(backup: "Backup") -> Document:
         "size": backup.size,
         "raw_length": backup.raw_length,
         "codec": str(backup.codec),
+        "encrypted": backup.encrypted,
         "tables": backup.tables,
         "rows": backup.rows,
         "duration_seconds": backup.duration,
@@ -55,6 +56,7 @@ def of_manifest(manifest: "Manifest", name: "BackupName") -> Document:
         "size": manifest.length,
         "raw_length": manifest.raw_length,
         "codec": str(manifest.codec),
+        "encrypted": manifest.encryption is not None,
         "tables": len(manifest.tables),
         "rows": manifest.rows,
         "duration_seconds": manifest.duration,
@@ -73,6 +75,7 @@ def of_entry(name: "BackupName", entry: "EvidenceEntry") -> Document:
         "read_bytes": entry.read_bytes,
         "rows": entry.rows,
         "seconds": entry.seconds,
+        "opened": entry.opened,
     }
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.option("--latest", is_flag=True, help="The newest backup of the database.")
 @click.option("--database", help="Instead of BACKUP_DATABASE.")
 @options.jobs
+@options.identity
 @options.limit_rate
 @command
 def drill(
@@ -28,6 +29,7 @@ def drill(
     latest: bool,
     database: str | None,
     jobs: int | None,
+    identity_file: str | None,
     limit_rate: float | None,
 ) -> None:
     """Restore into a scratch database, compare every row, drop it, and record the proof."""
@@ -39,7 +41,9 @@ def drill(
     if (name is not None) == latest:
         raise click.UsageError("Give one of NAME and --latest.")
     asked = BackupName.parse(name) if name is not None else None
-    settings = load_settings(database=database, jobs=jobs, limit_rate=limit_rate)
+    settings = load_settings(
+        database=database, jobs=jobs, identity_file=identity_file, limit_rate=limit_rate
+    )
     store, keys = settings.store(), settings.keys()
     backup = asked or newest_backup(store, keys, settings.database, _now()).name
     with output.progress() as report:
@@ -51,6 +55,7 @@ def drill(
             settings.clients_dirs(),
             invariants=settings.invariants,
             jobs=settings.jobs,
+            identities=settings.identities(),
             clock=_now,
             report=report,
         )

@@ -14,8 +14,10 @@ from backup_pipeline.cli.show import show_catalog
 from backup_pipeline.errors import NotConfirmed, TargetExists
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from zoneinfo import ZoneInfo
 
+    from backup_pipeline.engine.age import Identity
     from backup_pipeline.engine.model import Backup
     from backup_pipeline.engine.postgres import Server
     from backup_pipeline.engine.restore import RestoreResult
@@ -80,6 +82,7 @@ class Plan:
 @click.option("--since", metavar="TIME", help="With --list: only those taken at TIME or later.")
 @click.option("--until", metavar="TIME", help="With --list: only those taken by TIME.")
 @options.jobs
+@options.identity
 @click.option(
     "--limit-rate",
     type=click.FloatRange(min=0, min_open=True),
@@ -107,6 +110,7 @@ def restore(
     since: str | None,
     until: str | None,
     jobs: int | None,
+    identity_file: str | None,
     limit_rate: float | None,
 ) -> None:
     """Restore a backup into a new database, or in place of the live one.
@@ -133,9 +137,10 @@ def restore(
     from backup_pipeline.settings import load_settings
 
     # Who restores is in haste; what is left to others at night is not left to them now.
-    settings = load_settings(database=database, jobs=jobs).model_copy(
+    settings = load_settings(database=database, jobs=jobs, identity_file=identity_file).model_copy(
         update={"limit_rate": limit_rate}
     )
+    identities = settings.identities()
     plan = _plan(settings, Choice(latest, at, name), into, replace=replace, add=add)
     _describe(output, plan, settings.zone)
     if plan.exists and not (replace or add):
@@ -146,9 +151,11 @@ def restore(
         from backup_pipeline.engine.selection import Selection
 
         wanted = Selection(tables, schemas, definitions=not data_only, rows=not schema_only)
-        _restore_part(output, settings, plan, wanted, add=add)
+        _restore_part(output, settings, plan, wanted, identities, add=add)
         return
-    result = _restore(output, settings, plan, replace=replace, disconnect=disconnect, wait=wait)
+    result = _restore(
+        output, settings, plan, identities, replace=replace, disconnect=disconnect, wait=wait
+    )
     _report(output, plan, result)
 
 
@@ -219,6 +226,7 @@ def _restore(
     output: Output,
     settings: "Settings",
     plan: Plan,
+    identities: "Sequence[Identity]",
     *,
     replace: bool,
     disconnect: bool,
@@ -238,6 +246,7 @@ def _restore(
             wait=wait,
             bin_dirs=settings.clients_dirs(),
             jobs=settings.jobs,
+            identities=identities,
             clock=lambda: datetime.now(UTC),
             report=report,
         )
@@ -256,7 +265,13 @@ def _require_sense(
 
 
 def _restore_part(
-    output: Output, settings: "Settings", plan: Plan, wanted: "Selection", *, add: bool
+    output: Output,
+    settings: "Settings",
+    plan: Plan,
+    wanted: "Selection",
+    identities: "Sequence[Identity]",
+    *,
+    add: bool,
 ) -> None:
     from backup_pipeline.engine.selection import restore_selection
 
@@ -270,6 +285,7 @@ def _restore_part(
             wanted,
             settings.clients_dirs(),
             add=add,
+            identities=identities,
             clock=lambda: datetime.now(UTC),
             report=report,
         )

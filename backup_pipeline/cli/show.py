@@ -152,6 +152,7 @@ def _about(backup: "Backup", manifest: "Manifest", zone: "ZoneInfo") -> list[str
         "pin": backup.pin or _pinned(backup) or "none",
         "size": f"{words.size(backup.size)} of {backup.codec}, "
         f"{words.size(backup.raw_length)} of SQL",
+        "encrypted": _readers(manifest),
         "holds": f"{backup.tables} tables, {backup.rows:,} rows",
         "made in": f"{words.seconds(backup.duration)} ({rate}/s)",
         "server": f"PostgreSQL {source.server_version}, {source.encoding}, "
@@ -162,6 +163,10 @@ def _about(backup: "Backup", manifest: "Manifest", zone: "ZoneInfo") -> list[str
         "id": manifest.id,
     }
     return [f"{label:<11} {value}" for label, value in lines.items()]
+
+
+def _readers(manifest: "Manifest") -> str:
+    return f"for {', '.join(manifest.encryption.recipients)}" if manifest.encryption else "no"
 
 
 def _left_out(manifest: "Manifest") -> "Iterator[str]":
@@ -184,5 +189,6 @@ def _proof(backup: "Backup", zone: "ZoneInfo") -> str:
 
 
 def _entry_line(entry: "EvidenceEntry", zone: "ZoneInfo") -> str:
-    came = "passed" if entry.passed else "; ".join(("failed", *entry.findings))
+    passed = "passed" if entry.opened else "passed, not decrypted for want of a key"
+    came = passed if entry.passed else "; ".join(("failed", *entry.findings))
     return f"{words.local(entry.at, zone)}  {entry.act}: {came}"

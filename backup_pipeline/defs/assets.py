@@ -86,7 +86,8 @@ def _database_dump(database: Database) -> dg.AssetsDefinition:
         deps=[database.source],
         kinds={"postgres", "s3"},
         description=f"The newest dump of `{database.name}`: one object in the bucket that "
-        f"`{settings.codec} -d` and `psql` restore, and its manifest.",
+        f"{'`age -d`, ' if settings.recipients else ''}`{settings.codec} -d` and `psql` restore, "
+        "and its manifest.",
     )
     def database_dump(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         bucket = database.bucket(context)
@@ -101,6 +102,7 @@ def _database_dump(database: Database) -> dg.AssetsDefinition:
                 codec=settings.codec,
                 compression_level=settings.compression_level,
                 digests=settings.digests,
+                recipients=settings.public_keys(),
                 rate=settings.rate(),
                 clock=clock,
             )
@@ -108,7 +110,7 @@ def _database_dump(database: Database) -> dg.AssetsDefinition:
             context.log.warning(wrong)
         for remark in manifest.remarks:
             context.log.warning(remark)
-        uri = bucket.uri(keys.of(name, manifest.codec.kind))
+        uri = bucket.uri(keys.of(name, manifest.kind))
         return dg.MaterializeResult(metadata=metadata.of_dump(manifest, uri))
 
     return database_dump
@@ -137,7 +139,14 @@ def _verified_backup(database: Database) -> dg.AssetsDefinition:
             store, keys = bucket.store(), bucket.backup_keys()
             name = backup_of_run(database, context, store, keys)
             context.log.info(f"verifying {name}")
-            entry = verify(store, keys, name, jobs=database.settings.jobs, clock=database.clock)
+            entry = verify(
+                store,
+                keys,
+                name,
+                jobs=database.settings.jobs,
+                identities=database.settings.identities(),
+                clock=database.clock,
+            )
             manifest = read_manifest(store, keys, name)
             yield from judge_verification(database, manifest, entry)
             if not entry.passed:
@@ -196,6 +205,7 @@ def _restore_proof(database: Database) -> dg.AssetsDefinition:
                 postgres.bin_dirs(),
                 invariants=settings.invariants,
                 jobs=settings.jobs,
+                identities=settings.identities(),
                 clock=database.clock,
             )
             yield from judge_proof(database, name, result)

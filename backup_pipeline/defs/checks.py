@@ -23,7 +23,7 @@ from backup_pipeline.engine.history import (
     earlier_manifests,
 )
 from backup_pipeline.engine.model import EvidenceEntry, Manifest, State
-from backup_pipeline.engine.names import BackupName, Keys, Kind
+from backup_pipeline.engine.names import BackupName, Keys
 from backup_pipeline.engine.prune import stale_uploads
 from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.errors import ObjectMissing
@@ -70,12 +70,21 @@ def judge_verification(database: Database, manifest: Manifest, entry: EvidenceEn
         "dump_complete": Comparison(
             entry.passed,
             manifest.rows,
-            entry.rows,
-            said or f"All {entry.rows:,} rows were counted again, up to the closing line.",
+            entry.rows if entry.opened else manifest.rows,
+            said or _completeness(manifest, entry),
         ),
     }
     for name, comparison in comparisons.items():
         yield _result(database.verified, name, manifest.name, comparison)
+
+
+def _completeness(manifest: Manifest, entry: EvidenceEntry) -> str:
+    if entry.opened:
+        return f"All {entry.rows:,} rows were counted again, up to the closing line."
+    return (
+        f"The bytes are those that were encrypted when {manifest.rows:,} rows were counted, up to "
+        "the closing line; they are not decrypted here, where there is no key."
+    )
 
 
 def proof_checks(database: Database) -> list[dg.AssetCheckSpec]:
@@ -161,10 +170,10 @@ def _dump_checks(database: Database) -> dg.AssetChecksDefinition:
 def _judge_objects(
     database: Database, store: ObjectStore, keys: Keys, name: BackupName, manifest: Manifest
 ) -> dict[str, Comparison]:
-    dump = manifest.codec.kind
+    dump = manifest.kind
     expected = {dump: manifest.length}
     if manifest.schema_archive:
-        expected[Kind.SCHEMA] = manifest.schema_archive.length
+        expected[manifest.archive_kind] = manifest.schema_archive.length
     found = {kind: _size(store, keys.of(name, kind)) for kind in expected}
     wrong = [
         f"{keys.of(name, kind)} has {size:,} of {expected[kind]:,} bytes"

@@ -39,6 +39,9 @@ class DatabaseBackupComponent(dg.Component, dg.Model, dg.Resolvable):
     freshness_hours: float | None = Field(
         default=None, description="A verified backup older than this is stale."
     )
+    recipients: list[str] | None = Field(
+        default=None, description="Public keys of age: backups are encrypted for them."
+    )
     owners: list[str] | None = Field(default=None, description="Of the assets.")
     after_assets: list[str] | None = Field(
         default=None, description="Keys of assets after which a backup is made."

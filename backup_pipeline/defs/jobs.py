@@ -1,5 +1,6 @@
 """The jobs: what is launched as one run."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -124,6 +125,7 @@ def restore_job(database: Database) -> dg.JobDefinition:
                 wait=config.wait_seconds,
                 bin_dirs=postgres.bin_dirs(),
                 jobs=database.settings.jobs,
+                identities=database.settings.identities(),
                 clock=database.clock,
             )
         context.add_output_metadata(metadata.of_restore(backup, result))
@@ -167,11 +169,15 @@ def verify_job(database: Database) -> dg.JobDefinition:
                 names = [each.name for each in read_catalog(store, keys, database.name).backups]
             else:
                 names = [chosen_backup(database, store, keys, config.backup).name]
-            jobs = database.settings.jobs
-            entries = {
-                str(name): verify(store, keys, name, jobs=jobs, clock=database.clock)
-                for name in names
-            }
+            reading = partial(
+                verify,
+                store,
+                keys,
+                jobs=database.settings.jobs,
+                identities=database.settings.identities(),
+                clock=database.clock,
+            )
+            entries = {str(name): reading(name) for name in names}
         told = metadata.of_verifications(entries)
         failed = [name for name, entry in entries.items() if not entry.passed]
         if failed:

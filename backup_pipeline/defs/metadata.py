@@ -42,6 +42,7 @@ def of_dump(manifest: Manifest, uri: str) -> dict[str, Any]:
         "dagster/uri": uri,
         "size_bytes": manifest.length,
         "raw_size_bytes": manifest.raw_length,
+        "encrypted": manifest.encryption is not None,
         "compression_ratio": _per(manifest.raw_length, manifest.length),
         "database_size_bytes": manifest.source.database_size,
         "duration_seconds": manifest.duration,
@@ -230,13 +231,14 @@ def _summary_of_dump(manifest: Manifest) -> dg.MetadataValue[Any]:
         f"**{_plain(manifest.name)}**: {manifest.rows:,} rows in {len(manifest.tables):,} tables, "
         f"{_megabytes(manifest.raw_length)} of SQL, {_megabytes(manifest.length)} in the bucket, "
         f"dumped in {manifest.duration:,.1f} s from PostgreSQL "
-        f"{_plain(manifest.source.server_version)}"
+        f"{_plain(manifest.source.server_version)}{', encrypted' if manifest.encryption else ''}"
     )
 
 
 def _summary_of_verification(manifest: Manifest, entry: EvidenceEntry) -> dg.MetadataValue[Any]:
     if entry.passed:
-        verdict = f"{_megabytes(entry.read_bytes)} read back, {entry.rows:,} rows counted again"
+        seen = f"{entry.rows:,} rows counted again" if entry.opened else "not decrypted"
+        verdict = f"{_megabytes(entry.read_bytes)} read back, {seen}"
     else:
         verdict = f"**not whole**: {_plain('; '.join(entry.findings))}"
     return dg.MetadataValue.md(f"**{_plain(manifest.name)}**: {verdict}")

@@ -29,7 +29,7 @@ from backup_pipeline.engine.model import (
     TableRows,
     silent,
 )
-from backup_pipeline.engine.names import DUMPS, BackupName, Keys, Kind
+from backup_pipeline.engine.names import PLAIN_DUMPS, BackupName, Keys, Kind
 from backup_pipeline.engine.script import Tail
 from backup_pipeline.engine.store import ObjectInfo, ObjectStore
 from backup_pipeline.errors import NotFound, ObjectMissing, Refused, VerificationFailed
@@ -87,8 +87,9 @@ def adoptable(store: ObjectStore, keys: Keys, database: str) -> tuple[BackupName
         parsed = keys.parse(info.key)
         if parsed and parsed[0].database == database:
             kinds.setdefault(parsed[0], set()).add(parsed[1])
+    dumps = {*PLAIN_DUMPS}
     return tuple(
-        sorted(name for name, has in kinds.items() if has & {*DUMPS} and Kind.MANIFEST not in has)
+        sorted(name for name, has in kinds.items() if has & dumps and Kind.MANIFEST not in has)
     )
 
 

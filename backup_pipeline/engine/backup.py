@@ -4,18 +4,19 @@ import contextlib
 import hashlib
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from threading import Lock
 
+from backup_pipeline.engine.age import Recipient, encrypted
 from backup_pipeline.engine.beside import beside
 from backup_pipeline.engine.contents import inventory_of, together
 from backup_pipeline.engine.crew import Crew, taken_from
 from backup_pipeline.engine.documents import to_json
 from backup_pipeline.engine.dump import Dump, DumpSource, Stream
-from backup_pipeline.engine.members import Members
+from backup_pipeline.engine.members import Members, Sink
 from backup_pipeline.engine.model import (
     BACKUP_ID,
     Codec,
@@ -26,10 +27,12 @@ from backup_pipeline.engine.model import (
     Report,
     SchemaArchive,
     Section,
+    dump_kind,
     silent,
 )
 from backup_pipeline.engine.names import BackupName, Keys, Kind
 from backup_pipeline.engine.rate import RateLimit
+from backup_pipeline.engine.sealing import Sealing, without_digests
 from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.engine.upload import Upload
 from backup_pipeline.errors import ObjectExists, StoreError
@@ -48,6 +51,7 @@ def back_up(
     codec: Codec = Codec.GZIP,
     compression_level: int | None = None,
     digests: bool = True,
+    recipients: Sequence[Recipient] = (),
     rate: RateLimit | None = None,
     clock: Callable[[], datetime],
     report: Report = silent,
@@ -58,6 +62,8 @@ def back_up(
     manifest is stored, an interruption included, nothing of this backup stays in the bucket.
     Streams from pg_dump to the store: no temporary file, and memory does not grow with the size.
     Without a `compression_level` it is the codec's default.
+    With `recipients` only who has the identity of one of them can read dump, archive and digests.
+    Such a dump is one stream: the chunks of a file of age are numbered from its beginning.
 
     Raises `ObjectExists` where the name is taken, and the errors of the server and the store.
     """
@@ -69,17 +75,23 @@ def back_up(
         source.open_dump() as dump,
         Upload(
             store,
-            keys.of(name, codec.kind),
+            keys.of(name, dump_kind(codec, encrypted=bool(recipients))),
             {BACKUP_ID: backup_id},
-            lanes=dump.jobs if dump.jobs > 1 else 0,
+            lanes=dump.jobs if dump.jobs > 1 and not recipients else 0,
             expected=dump.source.database_size // _SMALLER,
             rate=rate,
         ) as upload,
     ):
         level = codec.default_level if compression_level is None else compression_level
-        writing = _Writing(dump, upload, codec, level, digests=digests, report=report)
+        sealing = Sealing(upload, recipients) if recipients else None
+        sink = sealing or upload
+        writing = _Writing(dump, upload, sink, codec, level, digests=digests, report=report)
         members, contents = writing.run()
-        archive = dump.schema().archive
+        archive, encryption = dump.schema().archive, None
+        if sealing:
+            encryption = sealing.close(contents)
+            archive = encrypted(archive, recipients)
+            members, contents = without_digests(members, contents)
         manifest = Manifest(
             version=1,
             id=backup_id,
@@ -94,6 +106,7 @@ def back_up(
             software_version=__version__,
             codec=codec,
             remarks=tuple(dump.remarks),
+            encryption=encryption,
         )
         _commit(store, keys, manifest, archive, upload)
     return manifest
@@ -106,12 +119,14 @@ class _Writing:
         self,
         dump: Dump,
         upload: Upload,
+        sink: Sink,
         codec: Codec,
         level: int,
         *,
         digests: bool,
         report: Report,
     ) -> None:
+        """What is in no lane of the `upload` goes into `sink`."""
         self._dump = dump
         self._upload = upload
         self._digests = digests
@@ -120,9 +135,9 @@ class _Writing:
         self._raw_length = 0
         self._streams: deque[Stream] = deque()
         self._contents: list[Contents] = []
-        sinks = upload.lanes or (upload,)
+        sinks = upload.lanes or (sink,)
         self._members = [Members(sink, codec, level, self._told) for sink in sinks]
-        self._behind = Members(upload, codec, level, self._told)
+        self._behind = Members(sink, codec, level, self._told)
 
     def run(self) -> tuple[tuple[Member, ...], Contents]:
         """Write everything; gives the members in their order, and what they hold."""
@@ -179,14 +194,14 @@ def _commit(
     name = BackupName.parse(manifest.name)
     made: list[Kind] = []
     try:
-        store.put(keys.of(name, Kind.SCHEMA), archive)
-        made.append(Kind.SCHEMA)
+        store.put(keys.of(name, manifest.archive_kind), archive)
+        made.append(manifest.archive_kind)
         upload.complete()
-        made += [manifest.codec.kind, Kind.MANIFEST]
+        made += [manifest.kind, Kind.MANIFEST]
         store.put(keys.of(name, Kind.MANIFEST), to_json(manifest))
     except BaseException as error:
         if isinstance(error, ObjectExists):
-            # The manifest of another backup, which has no archive and a dump of the other codec.
+            # The manifest of another backup, whose archive and dump are of other kinds.
             made = [kind for kind in made if kind is not Kind.MANIFEST]
         for kind in reversed(made):
             # The first error is the one to report; an object without a manifest is no backup,

@@ -23,8 +23,10 @@ from backup_pipeline.engine.model import (
     Pin,
     State,
     Stray,
+    archive_kind,
+    dump_kind,
 )
-from backup_pipeline.engine.names import DUMPS, BackupName, Keys, Kind
+from backup_pipeline.engine.names import ARCHIVES, DUMPS, PLAIN_DUMPS, BackupName, Keys, Kind
 from backup_pipeline.engine.retention import newest, newest_first
 from backup_pipeline.engine.store import ObjectInfo, ObjectStore
 from backup_pipeline.errors import InvalidInput, NotFound, ObjectMissing, VerificationFailed
@@ -101,7 +103,7 @@ def survey(store: ObjectStore, keys: Keys, database: str | None = None) -> Surve
         _stray(listed[name][kind], _ANOTHER_DUMP)
         for name, entry in good.items()
         for kind in DUMPS
-        if kind in listed[name] and kind is not entry.codec.kind
+        if kind in listed[name] and kind is not dump_kind(entry.codec, encrypted=entry.encrypted)
     ]
     strays += [_stray(info, "not an object of this software") for info in foreign]
     index = {texts[name]: entry for name, entry in good.items()}
@@ -211,7 +213,7 @@ def _listing(
 def _known_entry(objects: Objects, known: Entry | None) -> Entry | str | None:
     """What the listing and the index already tell of a name; `None` where it must be read."""
     if Kind.MANIFEST not in objects:
-        return _NO_MANIFEST + (_ADOPTABLE if objects.keys() & {*DUMPS} else "")
+        return _NO_MANIFEST + (_ADOPTABLE if objects.keys() & {*PLAIN_DUMPS} else "")
     return (
         known if known and (known.manifest_etag, known.evidence_etag) == _etags(objects) else None
     )
@@ -255,12 +257,12 @@ def _pin_reason(store: ObjectStore, keys: Keys, name: BackupName) -> str | None:
 
 
 def _backup(name: BackupName, objects: Objects, entry: Entry, pin: str | None) -> Backup:
-    dump = objects.get(entry.codec.kind)
+    dump = objects.get(dump_kind(entry.codec, encrypted=entry.encrypted))
     state, findings = _judge(entry, dump)
     drill = _drill(entry, dump) if state is State.VERIFIED else None
     if entry.damage:
         findings = (*findings, entry.damage)
-    if entry.archived and Kind.SCHEMA not in objects:
+    if entry.archived and archive_kind(encrypted=entry.encrypted) not in objects:
         findings = (*findings, "the schema archive beside the dump is missing")
     return Backup(
         name=name,
@@ -278,6 +280,7 @@ def _backup(name: BackupName, objects: Objects, entry: Entry, pin: str | None) -
         findings=findings,
         pin=pin,
         codec=entry.codec,
+        encrypted=entry.encrypted,
     )
 
 
@@ -323,7 +326,7 @@ def _is_unfinished(store: ObjectStore, objects: Objects) -> bool:
     Evidence or a pin would say that it had been a backup.
     """
     dumps = [info for kind, info in objects.items() if kind in DUMPS]
-    if objects.keys() - DUMPS != {Kind.SCHEMA}:
+    if objects.keys() - DUMPS not in ({archive} for archive in ARCHIVES):
         return False
     try:
         return all(BACKUP_ID in store.metadata(info.key) for info in dumps)
@@ -359,12 +362,15 @@ def _fault(manifest: Manifest, name: BackupName) -> str | None:
         UUID(manifest.id)
     except ValueError:
         return "its id is not a UUID"
-    end = 0
-    for member in manifest.members:
-        if member.offset != end:
-            return "its members do not follow one upon the other"
-        end += member.length
-    return None if end else "it describes an empty dump"
+    for stretches in (manifest.members, manifest.stretches):
+        end = 0
+        for each in stretches:
+            if each.offset != end:
+                return "its members do not follow one upon the other"
+            end += each.length
+        if not end:
+            return "it describes an empty dump"
+    return None
 
 
 def _is_of_another(text: str, database: str) -> bool:

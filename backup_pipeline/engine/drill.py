@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import Error, sql
 
+from backup_pipeline.engine.age import Identity
 from backup_pipeline.engine.catalog import read_manifest, record
 from backup_pipeline.engine.contents import differences, read_contents, under_roots
 from backup_pipeline.engine.dump import Dump, PostgresDumpSource
@@ -19,7 +20,6 @@ from backup_pipeline.engine.model import (
     Act,
     EvidenceEntry,
     Invariant,
-    Manifest,
     Progress,
     Report,
     Section,
@@ -29,7 +29,8 @@ from backup_pipeline.engine.names import BackupName, Keys
 from backup_pipeline.engine.postgres import Server, choose_clients, find_clients
 from backup_pipeline.engine.preflight import require_suitable
 from backup_pipeline.engine.restore import load, within_limits
-from backup_pipeline.engine.store import ObjectInfo, ObjectStore
+from backup_pipeline.engine.store import ObjectStore
+from backup_pipeline.engine.stored import StoredBackup
 from backup_pipeline.engine.target import maintenance, new_database, remove_leftovers
 from backup_pipeline.engine.verify import read_members, require_whole
 from backup_pipeline.errors import ChildFailed, ObjectMissing, PostgresFailed, VerificationFailed
@@ -81,6 +82,7 @@ def drill(
     *,
     invariants: Sequence[Invariant] = (),
     jobs: int = 1,
+    identities: Sequence[Identity] = (),
     clock: Callable[[], datetime],
     report: Report = silent,
 ) -> DrillResult:
@@ -92,13 +94,16 @@ def drill(
     A backup that is not equal is no error here: `entry.passed` says so, and its findings where.
     What stands in the way on the server's side is an error, and no evidence.
 
-    Raises `NotFound`, `TargetUnsuitable`, `ClientTooOld`, `PostgresUnreachable`, `PostgresFailed`,
-    `VerificationFailed` where the manifest can't be read, and the errors of the store.
+    Raises `NotFound`, `NoIdentity`, `TargetUnsuitable`, `ClientTooOld`, `PostgresUnreachable`,
+    `PostgresFailed`, `VerificationFailed` where the manifest can't be read, and the errors of the
+    store.
     """
     started_at = clock()
     manifest = read_manifest(store, keys, name)
-    etag = _etag(store, keys.of(name, manifest.codec.kind))
-    drilling = _Drill(store, keys, manifest, server, bin_dirs, invariants, clock, report, jobs)
+    backup = StoredBackup(store, keys, manifest, identities)
+    backup.require_identity()
+    etag = _etag(store, keys.of(name, manifest.kind))
+    drilling = _Drill(backup, server, bin_dirs, invariants, clock, report, jobs)
     try:
         findings = drilling.run()
     except VerificationFailed as error:
@@ -133,9 +138,7 @@ def drill(
 class _Drill:
     """One drill under way."""
 
-    store: ObjectStore
-    keys: Keys
-    manifest: Manifest
+    backup: StoredBackup
     server: Server
     bin_dirs: Sequence[Path]
     invariants: Sequence[Invariant]
@@ -144,6 +147,7 @@ class _Drill:
     jobs: int
 
     def __post_init__(self) -> None:
+        self.manifest = self.backup.manifest
         self.verified_at: datetime | None = None
         self.loaded_at: datetime | None = None
         self.results: list[InvariantResult] = []
@@ -156,21 +160,19 @@ class _Drill:
             require_suitable(admin, source)
             # Before anything is loaded: what is loaded will have to be dumped.
             choose_clients(find_clients(self.bin_dirs), admin.info.server_version)
-            stored = require_whole(
-                self.store, self.keys, self.manifest, self.jobs, self.report, inflating=False
-            )
+            require_whole(self.backup, self.jobs, self.report, inflating=False)
             self.verified_at = self.clock()
             remove_leftovers(admin)
             try:
-                return self._compare(admin, stored, self.bin_dirs)
+                return self._compare(admin, self.bin_dirs)
             except ChildFailed:
                 if self.loaded_at:
                     raise
                 # Why, pg_restore tells in words only; the server itself has codes for it.
-                return self._compare(admin, stored, ())
+                return self._compare(admin, ())
 
     def _compare(
-        self, admin: "psycopg.Connection[TupleRow]", stored: ObjectInfo, bin_dirs: Sequence[Path]
+        self, admin: "psycopg.Connection[TupleRow]", bin_dirs: Sequence[Path]
     ) -> list[str]:
         """Load, with pg_restore of these directories, and tell in what the copy differs."""
         with new_database(admin, self.manifest.source, self.manifest.source.database) as scratch:
@@ -178,10 +180,7 @@ class _Drill:
             try:
                 load(
                     target,
-                    self.store,
-                    self.keys,
-                    stored,
-                    self.manifest,
+                    self.backup,
                     bin_dirs=bin_dirs,
                     jobs=within_limits(admin, self.jobs),
                     report=self.report,
@@ -194,12 +193,12 @@ class _Drill:
             self.report(Progress("compare", 0, 1))
             copy = PostgresDumpSource(target, self.bin_dirs, jobs=self.jobs)
             with copy.open_dump() as dump:
-                findings = [*self._differences(dump, stored, admin.info.server_version)]
+                findings = [*self._differences(dump, admin.info.server_version)]
             with target.connect() as connection:
                 return [*findings, *self._broken_invariants(connection)]
 
-    def _differences(self, dump: Dump, stored: ObjectInfo, server_version: int) -> Iterator[str]:
-        contents = self.manifest.contents
+    def _differences(self, dump: Dump, server_version: int) -> Iterator[str]:
+        contents = self.backup.contents()
         if contents.large_objects is None:
             self.not_compared.append("values, because the backup was made without digests")
         found = under_roots(read_contents(dump), contents, dump.inheritance.roots)
@@ -212,7 +211,7 @@ class _Drill:
             for member in self.manifest.members
             if member.section in (Section.PRE_DATA, Section.POST_DATA)
         ]
-        read = read_members(self.store, stored, members, manifest=self.manifest)
+        read = read_members(self.backup, members)
         expected = b"".join(b"".join(chunks) for _, chunks in read)
         schema = dump.schema()
         yield from _schema_differences(expected, schema.pre_data + schema.post_data)

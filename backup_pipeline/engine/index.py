@@ -36,6 +36,7 @@ class Entry:
     damage: str | None = None
     """Why the evidence can't be read."""
     codec: Codec = Codec.GZIP
+    encrypted: bool = False
 
     @classmethod
     def of(
@@ -59,6 +60,7 @@ class Entry:
             verdicts=verdicts,
             damage=damage,
             codec=manifest.codec,
+            encrypted=manifest.encryption is not None,
         )
 
 

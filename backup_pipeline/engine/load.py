@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from backup_pipeline.engine.crew import Crew, Tally, taken_from
 from backup_pipeline.engine.execute import copy_in, events_of, events_of_members, execute, run
-from backup_pipeline.engine.model import Manifest, Member, Section
+from backup_pipeline.engine.model import Member, Section
 from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.script import (
     CopyBegin,
@@ -22,7 +22,7 @@ from backup_pipeline.engine.script import (
     encoded,
     quoted,
 )
-from backup_pipeline.engine.store import ObjectInfo, ObjectStore
+from backup_pipeline.engine.stored import StoredBackup
 from backup_pipeline.engine.verify import read_members
 
 if TYPE_CHECKING:
@@ -253,16 +253,14 @@ class Loading:
         self,
         connection: "Connection",
         server: Server,
-        store: ObjectStore,
-        stored: ObjectInfo,
-        manifest: Manifest,
+        backup: StoredBackup,
         jobs: int,
     ) -> None:
         self._connection = connection
-        self._manifest = manifest
-        self._encoding = manifest.source.encoding
+        self._manifest = backup.manifest
+        self._encoding = self._manifest.source.encoding
         # The server counts them.
-        self._read = partial(read_members, store, stored, manifest=manifest, counting=False)
+        self._read = partial(read_members, backup, counting=False)
         self._jobs = jobs
         self._receiver = Receiver(server, self._encoding)
         self._in_order: list[tuple[Chain, int]] = []

@@ -4,7 +4,7 @@ Sizes are bytes, durations seconds, times aware datetimes in UTC.
 Pydantic reads and writes the JSON forms, so a forged or damaged document is refused with a reason.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from enum import StrEnum
@@ -55,7 +55,7 @@ class Codec(StrEnum):
 
 
 class Section(StrEnum):
-    """What a member of the dump holds, in the order in which members stand in the object."""
+    """What a member of the dump holds, in the order in which members stand in the dump."""
 
     DROPS = "drops"
     """What `--clean` drops of post-data, which has to go before pre-data's own drops."""
@@ -77,14 +77,18 @@ class TableRows:
 @_document
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One gzip member (RFC 1952, section 2.2) or zstd frame (RFC 8878) of the dump object."""
+    """One gzip member (RFC 1952, section 2.2) or zstd frame (RFC 8878) of the dump.
+
+    Its place is that in the object or, where that is encrypted, in what the object becomes when it
+    is decrypted.
+    """
 
     section: Section
     offset: NonNegativeInt
     length: NonNegativeInt
     raw_length: NonNegativeInt
-    sha256: Sha256
-    """Of the stored, compressed bytes."""
+    sha256: Sha256 | None
+    """Of the compressed bytes; `None` where they are encrypted, since it would tell about them."""
     tables: tuple[TableRows, ...] = ()
     continues: str | None = None
     """The COPY statement of the member before, whose rows go on where this one begins."""
@@ -193,10 +197,36 @@ class Source:
 @_document
 @dataclass(frozen=True, slots=True)
 class SchemaArchive:
-    """The schema-only archive (`pg_dump -Fc`) that lies beside the dump."""
+    """The schema-only archive (`pg_dump -Fc`) that lies beside the dump, as it is stored."""
 
     length: NonNegativeInt
     sha256: Sha256
+
+
+@_document
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of an object, cut wherever it came to be."""
+
+    offset: NonNegativeInt
+    length: NonNegativeInt
+    sha256: Sha256
+
+
+@_document
+@dataclass(frozen=True, slots=True)
+class Encryption:
+    """That dump and archive are files of age, and what can be proved of the dump without a key."""
+
+    recipients: tuple[str, ...]
+    """The public keys: who has the identity of one of them can decrypt."""
+    header: NonNegativeInt
+    """Bytes of the object before its first chunk."""
+    pieces: tuple[Piece, ...]
+    """The object, from its first byte to its last."""
+    contents: str
+    """The contents with their digests, as a file of age in base64: a digest of few rows would tell
+    who guesses them that they are right."""
 
 
 @_document
@@ -222,11 +252,27 @@ class Manifest:
     codec: Codec = Codec.GZIP
     remarks: tuple[str, ...] = ()
     """What people should know of how it was made, a sentence each."""
+    encryption: Encryption | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What the dump object is."""
+        return dump_kind(self.codec, encrypted=self.encryption is not None)
+
+    @property
+    def archive_kind(self) -> Kind:
+        """What the schema archive is."""
+        return archive_kind(encrypted=self.encryption is not None)
+
+    @property
+    def stretches(self) -> Sequence[Member | Piece]:
+        """The dump object from its first byte to its last, in what there is an SHA-256 of."""
+        return self.encryption.pieces if self.encryption else self.members
 
     @property
     def length(self) -> int:
         """Bytes of the dump object."""
-        return sum(member.length for member in self.members)
+        return sum(each.length for each in self.stretches)
 
     @property
     def raw_length(self) -> int:
@@ -247,6 +293,16 @@ class Manifest:
     def duration(self) -> float:
         """Seconds from the start to the last byte of the dump."""
         return (self.finished_at - self.started_at).total_seconds()
+
+
+def dump_kind(codec: Codec, *, encrypted: bool) -> Kind:
+    """What the object of a dump is."""
+    return codec.kind.encrypted if encrypted else codec.kind
+
+
+def archive_kind(*, encrypted: bool) -> Kind:
+    """What the object of a schema archive is."""
+    return Kind.SCHEMA.encrypted if encrypted else Kind.SCHEMA
 
 
 def all_rows(members: Iterable[Member]) -> tuple[TableRows, ...]:
@@ -284,6 +340,9 @@ class EvidenceEntry:
     seconds: float
     recovery_seconds: float | None = None
     """Of a drill: from the first byte to a loaded database, which is what a restore takes."""
+    opened: bool = True
+    """Whether the SQL was read; if not, the stored bytes are the right ones, and no more is known
+    without a key."""
 
 
 @_document
@@ -352,6 +411,13 @@ class Backup:
     pin: str | None = None
     """Why somebody pinned it, perhaps without a word; `None` where nobody did."""
     codec: Codec = Codec.GZIP
+    encrypted: bool = False
+
+    @property
+    def kinds(self) -> tuple[Kind, Kind]:
+        """What its dump and its archive are."""
+        encrypted = self.encrypted
+        return dump_kind(self.codec, encrypted=encrypted), archive_kind(encrypted=encrypted)
 
 
 BACKUP_ID = "backup-id"

@@ -23,14 +23,24 @@ class Kind(StrEnum):
 
     DUMP = ".sql.gz"
     DUMP_ZSTD = ".sql.zst"
+    DUMP_AGE = ".sql.gz.age"
+    DUMP_ZSTD_AGE = ".sql.zst.age"
     SCHEMA = ".schema.dump"
+    SCHEMA_AGE = ".schema.dump.age"
     MANIFEST = ".manifest.json"
     EVIDENCE = ".verified.json"
     PIN = ".kept.json"
 
+    @property
+    def encrypted(self) -> "Kind":
+        """What a dump or an archive is that was encrypted."""
+        return Kind(f"{self}.age")
 
-DUMPS = (Kind.DUMP, Kind.DUMP_ZSTD)
-"""A backup has one of them; `Codec.kind` in the model says which."""
+
+PLAIN_DUMPS = (Kind.DUMP, Kind.DUMP_ZSTD)
+DUMPS = (*PLAIN_DUMPS, Kind.DUMP_AGE, Kind.DUMP_ZSTD_AGE)
+"""A backup has one of them; its manifest says which."""
+ARCHIVES = (Kind.SCHEMA, Kind.SCHEMA_AGE)
 
 
 @dataclass(frozen=True, slots=True, order=True)

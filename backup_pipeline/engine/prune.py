@@ -16,17 +16,13 @@ from backup_pipeline.engine.model import (
     RetentionPolicy,
     Stray,
 )
-from backup_pipeline.engine.names import DUMPS, BackupName, Keys, Kind
+from backup_pipeline.engine.names import ARCHIVES, DUMPS, PLAIN_DUMPS, BackupName, Keys, Kind
 from backup_pipeline.engine.pins import is_pinned
 from backup_pipeline.engine.retention import decide, refusal
 from backup_pipeline.engine.store import ObjectStore, UploadInfo
 from backup_pipeline.errors import NewestNotVerified, ObjectMissing, StoreError
 
 STALE_AFTER = timedelta(hours=24)
-
-# What goes after the manifest and the dump; the evidence last, because it says that a deletion was
-# begun.
-_REMAINS = (Kind.SCHEMA, Kind.EVIDENCE)
 
 
 def prune(
@@ -91,12 +87,13 @@ def _delete_leftovers(
         if parsed and (stray.deletable or stray.unfinished):
             left_over[parsed[0]][parsed[1]] = stray
     for name, objects in left_over.items():
-        dumps = [kind for kind in DUMPS if kind in objects]
+        kinds = [kind for kind in (*DUMPS, *ARCHIVES) if kind in objects]
+        adoptable = objects.keys() & {*PLAIN_DUMPS}
         # Nothing of them may be of a backup that is still being made.
         youngest = max(stray.modified_at for stray in objects.values())
-        old = youngest < deletions.now - (over_after if dumps else stale_after)
+        old = youngest < deletions.now - (over_after if adoptable else stale_after)
         if old or any(stray.deletable for stray in objects.values()):
-            deletions.clear(name, dumps, objects.values())
+            deletions.clear(name, kinds, objects.values())
 
 
 @dataclass
@@ -124,7 +121,7 @@ class _Deletions:
         except StoreError as error:
             self.failed.append(f"{backup.name} was not deleted: {error.message}")
             return decision
-        self.delete(backup.name, [backup.codec.kind], backup.size)
+        self.delete(backup.name, backup.kinds, backup.size)
         return decision
 
     def _withdraw(self, backup: Backup, reason: str) -> bool:
@@ -145,7 +142,7 @@ class _Deletions:
             self.store.put(key, manifest, overwrite=True)
         return not pinned
 
-    def clear(self, name: BackupName, dumps: Iterable[Kind], strays: Collection[Stray]) -> None:
+    def clear(self, name: BackupName, kinds: Iterable[Kind], strays: Collection[Stray]) -> None:
         """Delete what a deletion or a backup has left that was cut short.
 
         What was adopted since the bucket was listed is a backup, and stays.
@@ -159,17 +156,18 @@ class _Deletions:
             return
         else:
             return
-        if self.delete(name, dumps, sum(stray.size for stray in strays)):
+        if self.delete(name, kinds, sum(stray.size for stray in strays)):
             self.cleared += strays
 
-    def delete(self, name: BackupName, dumps: Iterable[Kind], size: int) -> bool:
+    def delete(self, name: BackupName, kinds: Iterable[Kind], size: int) -> bool:
         """Delete what a withdrawn manifest leaves, of which `size` bytes are reclaimed.
 
         Of the dumps that could have this name only its own: another may be somebody else's.
         Gives whether all of it is gone.
         """
         try:
-            for kind in (*dumps, *_REMAINS):
+            # The evidence comes last, because it says that a deletion was begun.
+            for kind in (*kinds, Kind.EVIDENCE):
                 if not self.dry_run:
                     self.store.delete(self.keys.of(name, kind))
         except StoreError as error:
@@ -209,7 +207,7 @@ class _Deletions:
     def _record_expiry(self, backup: Backup, reason: str) -> None:
         # The ETag keeps a later dump of the same name from being taken for this one.
         try:
-            etag = self.store.head(self.keys.of(backup.name, backup.codec.kind)).etag
+            etag = self.store.head(self.keys.of(backup.name, backup.kinds[0])).etag
         except ObjectMissing:
             etag = ""
         entry = EvidenceEntry(Act.EXPIRE, self.now, True, etag, (reason,), 0, 0, 0.0)

@@ -8,25 +8,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backup_pipeline.engine.access import missing, read_access
+from backup_pipeline.engine.age import Identity
 from backup_pipeline.engine.catalog import read_manifest
 from backup_pipeline.engine.crew import Crew
 from backup_pipeline.engine.load import Loading
 from backup_pipeline.engine.model import (
     Access,
-    Manifest,
     Progress,
     Report,
     Section,
     Source,
     silent,
 )
-from backup_pipeline.engine.names import BackupName, Keys, Kind
+from backup_pipeline.engine.names import BackupName, Keys
 from backup_pipeline.engine.post_data import fitting_clients, restore_post_data
 from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.preflight import require_suitable
 from backup_pipeline.engine.settle import settle
 from backup_pipeline.engine.source import free_connections
-from backup_pipeline.engine.store import ObjectInfo, ObjectStore
+from backup_pipeline.engine.store import ObjectStore
+from backup_pipeline.engine.stored import StoredBackup
 from backup_pipeline.engine.target import (
     exists,
     kept_name,
@@ -36,7 +37,7 @@ from backup_pipeline.engine.target import (
     require_free,
     switch,
 )
-from backup_pipeline.engine.verify import read_archive, require_whole
+from backup_pipeline.engine.verify import require_whole
 
 if TYPE_CHECKING:
     import psycopg
@@ -77,6 +78,7 @@ def restore(
     wait: float = 0,
     bin_dirs: Sequence[Path] = (),
     jobs: int = 2,
+    identities: Sequence[Identity] = (),
     clock: Callable[[], datetime],
     report: Report = silent,
 ) -> RestoreResult:
@@ -95,24 +97,23 @@ def restore(
     have a pg_restore that fits both the backup and the server.
     What a restore that was killed outright left on the server is removed by the next one.
 
-    Raises `NotFound`, `VerificationFailed`, `TargetExists`, `TargetInUse`, `TargetUnsuitable`,
-    `PostgresUnreachable`, `PostgresFailed`, and the errors of the store.
+    Raises `NotFound`, `NoIdentity`, `VerificationFailed`, `TargetExists`, `TargetInUse`,
+    `TargetUnsuitable`, `PostgresUnreachable`, `PostgresFailed`, and the errors of the store.
     """
     started_at = clock()
     manifest = read_manifest(store, keys, name)
+    backup = StoredBackup(store, keys, manifest, identities)
+    backup.require_identity()
     with server.using(maintenance(target)).connect() as admin:
         require_free(admin, target, replace=replace, patient=disconnect or wait > 0)
         require_suitable(admin, manifest.source)
-        stored = require_whole(store, keys, manifest, jobs, report, inflating=False)
+        require_whole(backup, jobs, report, inflating=False)
         verified_at = clock()
         remove_leftovers(admin)
         with new_database(admin, manifest.source, target) as loading:
             load(
                 server.using(loading),
-                store,
-                keys,
-                stored,
-                manifest,
+                backup,
                 bin_dirs=bin_dirs,
                 jobs=within_limits(admin, jobs),
                 report=report,
@@ -134,7 +135,7 @@ def restore(
         previous=previous,
         tables=len(manifest.tables),
         rows=manifest.rows,
-        size=stored.size,
+        size=manifest.length,
         verify_seconds=(verified_at - started_at).total_seconds(),
         load_seconds=(loaded_at - verified_at).total_seconds(),
         switch_seconds=(clock() - loaded_at).total_seconds(),
@@ -152,10 +153,7 @@ def _missing(server: Server, source: Source) -> tuple[Access, ...]:
 
 def load(
     server: Server,
-    store: ObjectStore,
-    keys: Keys,
-    stored: ObjectInfo,
-    manifest: Manifest,
+    backup: StoredBackup,
     *,
     bin_dirs: Sequence[Path] = (),
     jobs: int = 1,
@@ -166,20 +164,19 @@ def load(
     The drops are left out: there is nothing to drop.
     Raises `PostgresFailed` at the first statement that the server refuses.
     """
+    manifest = backup.manifest
     members = [member for member in manifest.members if member.section is not Section.DROPS]
     total = sum(member.raw_length for member in members)
     with server.connect() as connection, Crew() as crew:
-        loading = Loading(connection, server, store, stored, manifest, jobs)
+        loading = Loading(connection, server, backup, jobs)
 
         def post_data(crew: Crew) -> None:
-            clients, archived = None, manifest.schema_archive
-            if archived and jobs > 1:
+            clients = None
+            if manifest.schema_archive and jobs > 1:
                 version = connection.info.server_version
                 clients = fitting_clients(bin_dirs, manifest.pg_dump_version, version)
-            if clients and archived:
-                key = keys.of(BackupName.parse(manifest.name), Kind.SCHEMA)
-                archive = read_archive(store, key, archived)
-                text = loading.post_data_text(crew)
+            if clients:
+                archive, text = backup.archive(), loading.post_data_text(crew)
                 if restore_post_data(connection, archive, clients, text, jobs, alike=loading.alike):
                     return
             loading.post_data(crew)

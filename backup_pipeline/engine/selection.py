@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from backup_pipeline.engine.age import Identity
 from backup_pipeline.engine.archive import (
     Archive,
     Entry,
@@ -23,7 +24,6 @@ from backup_pipeline.engine.archive import (
 from backup_pipeline.engine.catalog import read_manifest
 from backup_pipeline.engine.execute import copy_in, events_of, events_of_members, execute
 from backup_pipeline.engine.model import (
-    Manifest,
     Member,
     Progress,
     Report,
@@ -31,11 +31,12 @@ from backup_pipeline.engine.model import (
     SequenceValue,
     silent,
 )
-from backup_pipeline.engine.names import BackupName, Keys, Kind
+from backup_pipeline.engine.names import BackupName, Keys
 from backup_pipeline.engine.postgres import Server, choose_clients, find_clients
 from backup_pipeline.engine.preflight import require_suitable
 from backup_pipeline.engine.script import CopyBegin, decoded, encoded, quoted
-from backup_pipeline.engine.store import ObjectInfo, ObjectStore
+from backup_pipeline.engine.store import ObjectStore
+from backup_pipeline.engine.stored import StoredBackup
 from backup_pipeline.engine.target import (
     exists,
     kept_name,
@@ -45,8 +46,8 @@ from backup_pipeline.engine.target import (
     require_free,
     switch,
 )
-from backup_pipeline.engine.verify import read_archive, read_members
-from backup_pipeline.errors import NotFound, ObjectMissing, Refused, VerificationFailed
+from backup_pipeline.engine.verify import read_members
+from backup_pipeline.errors import NotFound, Refused, VerificationFailed
 
 if TYPE_CHECKING:
     import psycopg
@@ -88,6 +89,7 @@ def restore_selection(
     bin_dirs: Sequence[Path],
     *,
     add: bool = False,
+    identities: Sequence[Identity] = (),
     clock: Callable[[], datetime],
     report: Report = silent,
 ) -> SelectionResult:
@@ -104,7 +106,9 @@ def restore_selection(
     """
     started_at = clock()
     manifest = read_manifest(store, keys, name)
-    part = _Part(store, keys, manifest, selection, report)
+    backup = StoredBackup(store, keys, manifest, identities)
+    backup.require_identity()
+    part = _Part(backup, selection, report)
     with server.using(maintenance(target)).connect() as admin:
         if add and not exists(admin, target):
             raise NotFound(f"there is no database {target!r} to add to")
@@ -141,17 +145,9 @@ def restore_selection(
 class _Part:
     """The wanted part of a backup."""
 
-    def __init__(
-        self,
-        store: ObjectStore,
-        keys: Keys,
-        manifest: Manifest,
-        selection: Selection,
-        report: Report,
-    ) -> None:
-        self._store = store
-        self._keys = keys
-        self._manifest = manifest
+    def __init__(self, backup: StoredBackup, selection: Selection, report: Report) -> None:
+        self._backup = backup
+        self._manifest = backup.manifest
         self._selection = selection
         self._report = report
         self._scripts: dict[str, bytes] = {}
@@ -162,17 +158,14 @@ class _Part:
     @contextmanager
     def prepared(self, bin_dirs: Sequence[Path], server_version: int) -> Iterator[None]:
         """Find out what is wanted, and read the SQL that makes it."""
-        manifest, name = self._manifest, BackupName.parse(self._manifest.name)
+        manifest = self._manifest
         if manifest.schema_archive is None:
             raise Refused(
-                f"{name} was adopted, and has no archive that tells which objects belong together",
+                f"{manifest.name} was adopted, and has no archive that tells which objects belong "
+                "together",
                 hint="Restore it whole into a new database, and take from that what you need.",
             )
-        key = self._keys.of(name, Kind.SCHEMA)
-        try:
-            archive = read_archive(self._store, key, manifest.schema_archive)
-        except ObjectMissing as error:
-            raise VerificationFailed(f"the schema archive is missing: {error.message}") from error
+        archive = self._backup.archive()
         dumped_with = int(manifest.pg_dump_version.split(".")[0]) * 10000
         clients = choose_clients(find_clients(bin_dirs), max(dumped_with, server_version))
         with opened(archive, clients, manifest.source.encoding) as file:
@@ -275,9 +268,7 @@ class _Part:
         ]
         self.read_bytes = sum(member.length for member in members)
         total, done = sum(member.raw_length for member in members), 0
-        for member, chunks in read_members(
-            self._store, self._stored(), members, manifest=self._manifest
-        ):
+        for member, chunks in read_members(self._backup, members):
             for length in self._copy_member(connection, member, chunks):
                 self._report(Progress("restore", done + length, total))
             done += member.raw_length
@@ -310,12 +301,3 @@ class _Part:
                     hint="The target is as it was. A trigger or rule of the target may drop rows.",
                 )
         self.rows += taken.total()
-
-    def _stored(self) -> ObjectInfo:
-        name, kind = BackupName.parse(self._manifest.name), self._manifest.codec.kind
-        stored = self._store.head(self._keys.of(name, kind))
-        if stored.size != self._manifest.length:
-            raise VerificationFailed(
-                f"the object has {stored.size} bytes where the backup had {self._manifest.length}"
-            )
-        return stored

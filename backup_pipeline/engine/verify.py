@@ -6,8 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
+from backup_pipeline.engine.age import Identity
 from backup_pipeline.engine.catalog import read_manifest, record
 from backup_pipeline.engine.compression import decompress
 from backup_pipeline.engine.crew import Crew, Tally, let_go, taken_from
@@ -17,17 +18,21 @@ from backup_pipeline.engine.model import (
     EvidenceEntry,
     Manifest,
     Member,
+    Piece,
     Progress,
     Report,
-    SchemaArchive,
     Section,
     TableRows,
     silent,
 )
-from backup_pipeline.engine.names import BackupName, Keys, Kind
+from backup_pipeline.engine.names import BackupName, Keys
 from backup_pipeline.engine.script import Tail
-from backup_pipeline.engine.store import ObjectInfo, ObjectStore
+from backup_pipeline.engine.store import ObjectStore
+from backup_pipeline.engine.stored import StoredBackup
 from backup_pipeline.errors import ObjectMissing, VerificationFailed
+
+Stretch = TypeVar("Stretch", bound=Member | Piece)
+"""What lies in the dump or in its object, from `offset` on and so long."""
 
 _ENOUGH = 8 << 20
 """Bytes of neighbouring members that are worth a request of their own."""
@@ -39,6 +44,7 @@ def verify(
     name: BackupName,
     *,
     jobs: int = 2,
+    identities: Sequence[Identity] = (),
     clock: Callable[[], datetime],
     report: Report = silent,
 ) -> EvidenceEntry:
@@ -47,16 +53,19 @@ def verify(
     Per member: SHA-256 of the stored bytes, the checksum of gzip or zstd, the raw length, the
     rows of each table counted again, and pg_dump's closing line; then the schema archive's SHA-256.
     A backup that fails is no error here: `passed` says so, and `findings` where.
+    Of one that is encrypted, and without `identities`, the stored bytes are compared, and no more:
+    `opened` says so.
 
     Raises `NotFound` where there is no such backup, `VerificationFailed` where its manifest
-    can't be read, and the errors of the store.
+    can't be read, `NoIdentity` where none of the identities fits, and the errors of the store.
     """
     started_at = clock()
     manifest = read_manifest(store, keys, name)
+    backup = StoredBackup(store, keys, manifest, identities)
     findings: list[str] = []
-    etag = _etag(store, keys.of(name, manifest.codec.kind))
+    etag = _etag(store, keys.of(name, manifest.kind))
     try:
-        require_whole(store, keys, manifest, jobs, report)
+        require_whole(backup, jobs, report)
     except VerificationFailed as error:
         findings.append(error.message)
     ended_at = clock()
@@ -67,41 +76,40 @@ def verify(
         etag=etag,
         findings=tuple(findings),
         read_bytes=0 if findings else manifest.length,
-        rows=0 if findings else manifest.rows,
+        rows=manifest.rows if backup.is_readable and not findings else 0,
         seconds=(ended_at - started_at).total_seconds(),
+        opened=backup.is_readable,
     )
     record(store, keys, name, entry)
     return entry
 
 
 def require_whole(
-    store: ObjectStore,
-    keys: Keys,
-    manifest: Manifest,
-    jobs: int,
-    report: Report = silent,
-    *,
-    inflating: bool = True,
-) -> ObjectInfo:
-    """Compare all that is stored of a backup with its manifest; gives the dump object.
+    backup: StoredBackup, jobs: int, report: Report = silent, *, inflating: bool = True
+) -> None:
+    """Compare all that is stored of a backup with its manifest.
 
     Without `inflating` it is found that every byte is the one that was stored, in a third of the
     time, and what it stands for is left to whoever reads it next (see `read_members`).
+    What is encrypted is compared as it is stored; where there is a key every chunk is decrypted
+    as well, so that nothing is released of a file that was tampered with anywhere.
     Raises `VerificationFailed` at the first difference, the first by its place in the dump
     whichever of the `jobs` threads finds it, and the errors of the store.
     """
-    name = BackupName.parse(manifest.name)
+    manifest = backup.manifest
     try:
-        stored = store.head(keys.of(name, manifest.codec.kind))
-        read = partial(read_members, manifest=manifest) if inflating else read_stored
-        _verify_dump(partial(read, store, stored), stored, manifest, jobs, report)
+        length = backup.info.size
+        _require_members(manifest)
+        if manifest.encryption or not inflating:
+            _go_through(partial(read_stored, backup), manifest.stretches, length, jobs, report)
+        if inflating and backup.is_readable:
+            _go_through(partial(read_members, backup), manifest.members, length, jobs, report)
         if manifest.schema_archive:
-            read_archive(store, keys.of(name, Kind.SCHEMA), manifest.schema_archive)
+            backup.archive() if backup.is_readable else backup.stored_archive()
     except ObjectMissing as error:
         raise VerificationFailed(
             f"an object of the backup is missing or was replaced: {error.message}"
         ) from error
-    return stored
 
 
 def _etag(store: ObjectStore, key: str) -> str:
@@ -111,42 +119,37 @@ def _etag(store: ObjectStore, key: str) -> str:
         return ""
 
 
-class _Read(Protocol):
+class _Read(Protocol[Stretch]):
     def __call__(
-        self, members: Sequence[Member], *, told: Callable[[int], object]
-    ) -> Iterator[tuple[Member, Iterator[bytes]]]: ...
+        self, stretches: Sequence[Stretch], *, told: Callable[[int], object]
+    ) -> Iterator[tuple[Stretch, Iterator[bytes]]]: ...
 
 
-def _verify_dump(
-    read: _Read, stored: ObjectInfo, manifest: Manifest, jobs: int, report: Report
+def _go_through(
+    read: _Read[Stretch], stretches: Sequence[Stretch], length: int, jobs: int, report: Report
 ) -> None:
-    if stored.size != manifest.length:
-        raise VerificationFailed(
-            f"the object has {stored.size} bytes where the backup had {manifest.length}"
-        )
-    _require_members(manifest)
-    verification = _Verification(read, manifest.members)
+    verification = _Verification(read, stretches)
     with Crew() as crew:
         for _ in range(jobs):
             crew.start(lambda: verification.go_through(crew))
-        crew.wait(lambda: report(Progress("verify", verification.done.sum, manifest.length)))
+        crew.wait(lambda: report(Progress("verify", verification.done.sum, length)))
     verification.raise_first()
 
 
-class _Verification:
-    """All members of a dump, read by several threads."""
+class _Verification(Generic[Stretch]):
+    """All of a dump or of its object, read by several threads."""
 
-    def __init__(self, read: _Read, members: Sequence[Member]) -> None:
+    def __init__(self, read: _Read[Stretch], stretches: Sequence[Stretch]) -> None:
         self._read = read
         # The largest first, so that no thread is left alone with one.
-        self._runs = deque(sorted(_runs(members), key=_stored_length, reverse=True))
+        self._runs = deque(sorted(_runs(stretches), key=_stored_length, reverse=True))
         self._lock = threading.Lock()
         self._first: tuple[int, VerificationFailed] | None = None
         self.done = Tally()
         """Stored bytes that have come."""
 
     def go_through(self, crew: Crew) -> None:
-        """Verify one run of members after the other, as far as nothing is wrong before it."""
+        """Verify one run after the other, as far as nothing is wrong before it."""
         for run in taken_from(self._runs):
             self._verify(run, crew)
 
@@ -155,7 +158,7 @@ class _Verification:
         if self._first:
             raise self._first[1]
 
-    def _verify(self, run: list[Member], crew: Crew) -> None:
+    def _verify(self, run: list[Stretch], crew: Crew) -> None:
         offset = run[0].offset
         try:
             for _, chunks in self._read(run, told=self.done.add):
@@ -171,26 +174,26 @@ class _Verification:
 
 
 def read_stored(
-    store: ObjectStore,
-    stored: ObjectInfo,
-    members: Sequence[Member],
+    backup: StoredBackup,
+    stretches: Sequence[Stretch],
     *,
     told: Callable[[int], object] = lambda _: None,
-) -> Iterator[tuple[Member, Iterator[bytes]]]:
-    """Members as they are stored; bytes of another SHA-256 end in `VerificationFailed`.
+) -> Iterator[tuple[Stretch, Iterator[bytes]]]:
+    """The object as it is stored; bytes of another SHA-256 end in `VerificationFailed`.
 
+    Pieces of an encrypted one are decrypted where there is a key.
     One request reads all that lies side by side; `told` hears of the bytes that have come.
     """
-    for member, chunks in _stored(store, stored, members, told):
-        yield member, _placed(member, chunks)
+    for each, chunks in _hashed(backup.read_stored, stretches, told):
+        if isinstance(each, Piece) and backup.is_readable:
+            chunks = backup.authenticated(each, chunks)
+        yield each, _placed(each, chunks)
 
 
 def read_members(
-    store: ObjectStore,
-    stored: ObjectInfo,
+    backup: StoredBackup,
     members: Sequence[Member],
     *,
-    manifest: Manifest,
     counting: bool = True,
     told: Callable[[int], object] = lambda _: None,
 ) -> Iterator[tuple[Member, Iterator[bytes]]]:
@@ -201,35 +204,35 @@ def read_members(
     One request reads all that lies side by side; `told` hears of the stored bytes that have come.
     Without `counting` rows are left to somebody else to count.
     """
+    manifest = backup.manifest
     closing = {member.section: member.offset for member in manifest.members}
-    for member, chunks in _stored(store, stored, members, told):
+    for member, chunks in _hashed(backup.read, members, told):
         ends = closing[member.section] == member.offset
         verified = _verified(manifest, member, chunks, ends=ends, counting=counting)
         yield member, _placed(member, verified)
 
 
-def _stored(
-    store: ObjectStore,
-    stored: ObjectInfo,
-    members: Sequence[Member],
-    told: Callable[[int], object],
-) -> Iterator[tuple[Member, Iterator[bytes]]]:
-    for run in _side_by_side(members):
-        length = sum(member.length for member in run)
-        stream = _Bytes(store.read(stored.key, run[0].offset, length, etag=stored.etag))
-        for member in run:
-            yield member, _hashed(member, stream.take(member.length), told)
-
-
 def _hashed(
-    member: Member, chunks: Iterator[bytes], told: Callable[[int], object]
+    read: Callable[[int, int], Iterator[bytes]],
+    stretches: Sequence[Stretch],
+    told: Callable[[int], object],
+) -> Iterator[tuple[Stretch, Iterator[bytes]]]:
+    for run in _side_by_side(stretches):
+        stream = _Bytes(read(run[0].offset, sum(each.length for each in run)))
+        for each in run:
+            yield each, _compared(each, stream.take(each.length), told)
+
+
+def _compared(
+    stretch: Member | Piece, chunks: Iterator[bytes], told: Callable[[int], object]
 ) -> Iterator[bytes]:
     digest = hashlib.sha256()
     for chunk in chunks:
         digest.update(chunk)
         told(len(chunk))
         yield chunk
-    if digest.hexdigest() != member.sha256:
+    # What is encrypted has none, and each of its chunks has a tag instead.
+    if stretch.sha256 is not None and digest.hexdigest() != stretch.sha256:
         raise VerificationFailed("its SHA-256 is not the one that was recorded")
 
 
@@ -250,13 +253,13 @@ def _verified(
     _require_end(member, tables, closed=tail.closed or not ends)
 
 
-def _placed(member: Member, chunks: Iterator[bytes]) -> Iterator[bytes]:
+def _placed(stretch: Member | Piece, chunks: Iterator[bytes]) -> Iterator[bytes]:
     """The chunks; of what is found in them it is said where it was."""
     try:
         yield from chunks
     except VerificationFailed as error:
-        where = f"member {member.section} at {member.offset}"
-        raise VerificationFailed(f"{where}: {error.message}") from error
+        what = f"member {stretch.section}" if isinstance(stretch, Member) else "the piece"
+        raise VerificationFailed(f"{what} at {stretch.offset}: {error.message}") from error
 
 
 def _require_end(member: Member, tables: tuple[TableRows, ...], *, closed: bool) -> None:
@@ -266,14 +269,14 @@ def _require_end(member: Member, tables: tuple[TableRows, ...], *, closed: bool)
         raise VerificationFailed("the rows of its tables are not those that were dumped")
 
 
-def _runs(members: Sequence[Member]) -> Iterator[list[Member]]:
-    """Members that lie side by side, enough of them to be worth a request; a large one is alone."""
-    run: list[Member] = []
-    for member in members:
-        if run and member.length >= _ENOUGH:
+def _runs(stretches: Sequence[Stretch]) -> Iterator[list[Stretch]]:
+    """What lies side by side, enough of it to be worth a request; what is large is alone."""
+    run: list[Stretch] = []
+    for each in stretches:
+        if run and each.length >= _ENOUGH:
             yield run
             run = []
-        run.append(member)
+        run.append(each)
         if _stored_length(run) >= _ENOUGH:
             yield run
             run = []
@@ -281,17 +284,17 @@ def _runs(members: Sequence[Member]) -> Iterator[list[Member]]:
         yield run
 
 
-def _stored_length(run: Sequence[Member]) -> int:
+def _stored_length(run: Sequence[Member | Piece]) -> int:
     return run[-1].offset + run[-1].length - run[0].offset
 
 
-def _side_by_side(members: Sequence[Member]) -> Iterator[list[Member]]:
-    run: list[Member] = []
-    for member in members:
-        if run and run[-1].offset + run[-1].length != member.offset:
+def _side_by_side(stretches: Sequence[Stretch]) -> Iterator[list[Stretch]]:
+    run: list[Stretch] = []
+    for each in stretches:
+        if run and run[-1].offset + run[-1].length != each.offset:
             yield run
             run = []
-        run.append(member)
+        run.append(each)
     if run:
         yield run
 
@@ -314,24 +317,13 @@ class _Bytes:
             yield taken
 
 
-def read_archive(store: ObjectStore, key: str, expected: SchemaArchive) -> bytes:
-    """The schema archive; raises `VerificationFailed` where it is not the one that was stored."""
-    stored = store.head(key)
-    if stored.size != expected.length:
-        raise VerificationFailed(
-            f"the schema archive has {stored.size} bytes where the backup had {expected.length}"
-        )
-    archive = b"".join(store.read(key, etag=stored.etag))
-    if hashlib.sha256(archive).hexdigest() != expected.sha256:
-        raise VerificationFailed("the schema archive is not the one that was stored")
-    return archive
-
-
 def _require_members(manifest: Manifest) -> None:
     offset = 0
     for member in manifest.members:
         if member.offset != offset:
             raise VerificationFailed("the members of the manifest do not follow each other")
+        if member.sha256 is None and not manifest.encryption:
+            raise VerificationFailed("the manifest lacks the SHA-256 of a member")
         offset += member.length
     sections = [member.section for member in manifest.members]
     if manifest.adopted and sections == [Section.DATA]:

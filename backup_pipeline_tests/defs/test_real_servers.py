@@ -17,6 +17,7 @@ from backup_pipeline.defs.outcomes import outcome_of
 from backup_pipeline.defs.resources import ConfiguredServices, resources
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.embedded.s3 import S3Access
+from backup_pipeline.engine.age import Identity
 from backup_pipeline.engine.catalog import read_catalog
 from backup_pipeline.engine.model import State
 from backup_pipeline.engine.notify import Outcome
@@ -92,6 +93,34 @@ def test_the_job_leaves_a_verified_backup_in_the_bucket(
     assert dump["raw_size_bytes"] > 1_000_000
     assert dump["tables"] == backup.tables > 5
     assert metadata_of(result, "verified_backup")["size_bytes"] == dump["size_bytes"]
+
+
+@pytest.mark.usefixtures("_configured")
+def test_an_encrypted_backup_is_made_without_the_key_and_drilled_with_it(
+    instance: dg.DagsterInstance,
+    store: ObjectStore,
+    sample_database: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    identity, key = Identity.made(), tmp_path / "backups.key"
+    key.write_text(identity.secret)
+    monkeypatch.setenv("BACKUP_RECIPIENTS", str(identity.recipient))
+    made, refused = run(instance), drill(instance)
+
+    assert made.success
+    (backup,) = read_catalog(store, load_settings().keys(), sample_database).backups
+    assert (backup.encrypted, backup.state) == (True, State.VERIFIED)
+    assert metadata_of(made, "database_dump")["encrypted"] is True
+    assert "not decrypted" in metadata_of(made, "verified_backup")["summary"]
+    assert failure_of(refused, "restore_proof")["error"] == "NoIdentity"
+
+    monkeypatch.setenv("BACKUP_IDENTITY_FILE", str(key))
+    proved = drill(instance)
+    assert proved.success
+    assert metadata_of(proved, "restore_proof")["rows"] == backup.rows
+    runs = [everything_recorded(instance, each.run_id) for each in (made, refused, proved)]
+    assert identity.secret not in "".join(runs)
 
 
 # One of Apprise's services imports a module that Python 3.13 has no more.

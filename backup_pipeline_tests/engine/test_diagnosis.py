@@ -12,6 +12,7 @@ import pytest
 from psycopg.sql import SQL, Identifier
 
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
+from backup_pipeline.engine.age import Identity, Recipient
 from backup_pipeline.engine.diagnosis import diagnose
 from backup_pipeline.engine.findings import Finding, Level
 from backup_pipeline.engine.names import BackupName, Kind
@@ -44,9 +45,19 @@ def found(
     skew: timedelta = timedelta(0),
     minimums: Mapping[int, int] = SECURITY_MINIMUMS,
     drills: Server | None = None,
+    recipients: Sequence[Recipient] = (),
+    identities: Sequence[Identity] = (),
 ) -> dict[str, Finding]:
     findings = diagnose(
-        server, bin_dirs, store, KEYS, clock=lambda: now() + skew, minimums=minimums, drills=drills
+        server,
+        bin_dirs,
+        store,
+        KEYS,
+        clock=lambda: now() + skew,
+        minimums=minimums,
+        drills=drills,
+        recipients=recipients,
+        identities=identities,
     )
     return {finding.subject: finding for finding in findings}
 
@@ -551,3 +562,19 @@ def test_what_killed_drills_have_left_is_named(
             admin.execute(SQL("DROP DATABASE {}").format(database))
     assert finding.level is Level.WARN
     assert left in finding.message
+
+
+def test_what_reads_encrypted_backups_is_told(nobody_there: Server) -> None:
+    mine, other = Identity.made(), Identity.made()
+
+    def told(*identities: Identity, recipients: Sequence[Recipient] = (mine.recipient,)) -> str:
+        every = found(nobody_there, MemoryStore(), [], recipients=recipients, identities=identities)
+        finding = every.get("encryption")
+        return f"{finding.level}: {finding.message}" if finding else ""
+
+    assert told(other, recipients=()) == ""
+    assert (
+        told() == f"ok: backups are encrypted for {mine.recipient}; no key that reads them is here"
+    )
+    assert told(other, mine).endswith(f"{mine.recipient}, and can be read here")
+    assert told(other).startswith("warn: ")

@@ -60,7 +60,10 @@ def test_keys_are_prefix_name_and_kind() -> None:
     assert [KEYS.of(NAME, kind) for kind in Kind] == [
         "backups/postgres/ahold_options_2025-12-16_230000.sql.gz",
         "backups/postgres/ahold_options_2025-12-16_230000.sql.zst",
+        "backups/postgres/ahold_options_2025-12-16_230000.sql.gz.age",
+        "backups/postgres/ahold_options_2025-12-16_230000.sql.zst.age",
         "backups/postgres/ahold_options_2025-12-16_230000.schema.dump",
+        "backups/postgres/ahold_options_2025-12-16_230000.schema.dump.age",
         "backups/postgres/ahold_options_2025-12-16_230000.manifest.json",
         "backups/postgres/ahold_options_2025-12-16_230000.verified.json",
         "backups/postgres/ahold_options_2025-12-16_230000.kept.json",

@@ -5,15 +5,26 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from backup_pipeline.engine.age import Identity
+from backup_pipeline.engine.backup import back_up
 from backup_pipeline.engine.catalog import read_catalog, read_evidence
 from backup_pipeline.engine.documents import to_json
 from backup_pipeline.engine.index import read_index
-from backup_pipeline.engine.model import Act, Codec, PruneResult, RetentionPolicy
+from backup_pipeline.engine.model import (
+    Act,
+    Codec,
+    PruneResult,
+    RetentionPolicy,
+    archive_kind,
+    dump_kind,
+)
 from backup_pipeline.engine.names import BackupName, Kind
 from backup_pipeline.engine.prune import prune
 from backup_pipeline.engine.store import ObjectInfo, UploadInfo
+from backup_pipeline.engine.verify import verify
 from backup_pipeline.errors import NewestNotVerified, StoreDenied, StoreUnreachable
 from backup_pipeline_tests.fakes import MemoryStore
+from backup_pipeline_tests.fakes_dump import FakePostgres
 from backup_pipeline_tests.made_backups import (
     DATABASE,
     KEYS,
@@ -230,13 +241,15 @@ def test_what_a_deletion_left_over_goes_even_if_nothing_expires(store: Bucket) -
     assert not any(str(begun) in key for key in store.objects)
 
 
-def cut_short(store: Bucket, days: float, *, mark: str | None = "backup-id") -> BackupName:
+def cut_short(
+    store: Bucket, days: float, *, mark: str | None = "backup-id", encrypted: bool = False
+) -> BackupName:
     """What a backup leaves that is killed: its archive, and unless `mark` is `None` its dump."""
     name = BackupName.of(DATABASE, days_ago(days))
     store.time = days_ago(days)
-    store.put(KEYS.of(name, Kind.SCHEMA), b"archive")
+    store.put(KEYS.of(name, archive_kind(encrypted=encrypted)), b"archive")
     if mark:
-        key = KEYS.of(name, Kind.DUMP)
+        key = KEYS.of(name, dump_kind(Codec.GZIP, encrypted=encrypted))
         upload = store.create_upload(key, {mark: "7"})
         part = store.upload_part(key, upload, 1, b"dump")
         store.complete_upload(key, upload, [part], {mark: "7"})
@@ -278,6 +291,30 @@ def test_the_dump_of_a_backup_that_was_killed_stays_for_as_long_as_a_backup_woul
         KEYS.of(over, Kind.DUMP),
         KEYS.of(over, Kind.SCHEMA),
     ]
+
+
+def test_what_a_killed_encrypted_backup_left_is_nobodys_to_adopt_and_goes_like_an_archive(
+    store: Bucket,
+) -> None:
+    made(store, 0.5)
+    old, young = (cut_short(store, days, encrypted=True) for days in (1.01, 1))
+    assert run(store).deleted == (str(old),)
+    assert keys_of(store, old) == []
+    assert keys_of(store, young) == [
+        KEYS.of(young, kind) for kind in (Kind.SCHEMA_AGE, Kind.DUMP_AGE)
+    ]
+
+
+def test_an_encrypted_backup_goes_with_all_that_is_its_own(store: Bucket) -> None:
+    kept, expired = made(store, 1, 8)
+    recipients = [Identity.made().recipient]
+    name = BackupName.of(DATABASE, days_ago(9))
+    source = FakePostgres(lambda: days_ago(9)).dump_source(DATABASE)
+    back_up(source, store, KEYS, name, recipients=recipients, clock=lambda: days_ago(9))
+    assert verify(store, KEYS, name, clock=lambda: NOW).passed
+    assert set(run(store).deleted) == {str(expired), str(name)}
+    assert names_in(store) == {str(kept)}
+    assert (keys_of(store, name), run(store).strays) == ([], ())
 
 
 def test_what_is_adopted_while_a_prune_runs_stays() -> None:

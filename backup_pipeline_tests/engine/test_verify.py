@@ -362,3 +362,12 @@ def test_a_later_failure_counts_and_both_entries_stay(
     store.put(DUMP, good[:-1] + b"\xff", overwrite=True)
     assert findings(store)
     assert [entry.passed for entry in read_evidence(store, KEYS, NAME).entries] == [True, False]
+
+
+def test_a_manifest_without_the_sha_256_of_a_member_is_refused(
+    store: MemoryStore, manifest: Manifest
+) -> None:
+    members = tuple(replace(member, sha256=None) for member in manifest.members)
+    forged = to_json(replace(manifest, members=members))
+    store.put(MANIFEST, forged, overwrite=True)
+    assert "lacks the SHA-256" in findings(store)[0]

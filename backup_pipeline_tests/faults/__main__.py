@@ -70,8 +70,6 @@ def test_of(case: dict[str, str]) -> str:
 
 def verdict(fault: Fault, outcomes: Outcomes) -> str:
     """What became of a row, in a few words."""
-    if not fault.is_built:
-        return "not built"
     ends = sum((outcomes.get(test, Counter(missing=1)) for test in fault.tests), Counter())
     counted = ", ".join(f"{count} {how}" for how, count in sorted(ends.items()))
     bad = ends["failed"] or ends["missing"] or not ends["passed"]

@@ -8,8 +8,6 @@ from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 PAGE = TESTS.parent / "docs" / "reliability.md"
-NOT_BUILT = "not built yet"
-
 _CONTRACT = "StoreContract"
 _ROW = re.compile(r"^\| (\d+) \| (.+) \|$", re.MULTILINE)
 _TEST = re.compile(r"`([\w/]+\.py(?:::\w+)+)`")
@@ -24,11 +22,6 @@ class Fault:
     promised: str
     tests: tuple[str, ...]
     """As pytest names them, below the directory of the tests, without parameters."""
-
-    @property
-    def is_built(self) -> bool:
-        """Whether there is anything that could be shown."""
-        return not self.promised.startswith(NOT_BUILT)
 
 
 def read_catalogue() -> tuple[Fault, ...]:

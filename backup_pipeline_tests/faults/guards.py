@@ -168,8 +168,8 @@ MUTATIONS = (
     Mutation(
         "of two backups of one name the second never touches the first",
         "backup.py",
-        "        store.put(keys.of(name, Kind.SCHEMA), archive)\n",
-        "        store.put(keys.of(name, Kind.SCHEMA), archive, overwrite=True)\n",
+        "        store.put(keys.of(name, manifest.archive_kind), archive)\n",
+        "        store.put(keys.of(name, manifest.archive_kind), archive, overwrite=True)\n",
         ("engine/test_backup.py::test_the_second_of_one_name_loses_and_the_first_is_whole",),
     ),
     Mutation(
@@ -372,8 +372,8 @@ MUTATIONS = (
     Mutation(
         "what was a backup once was not left by one that was killed",
         "catalog.py",
-        "objects.keys() - DUMPS != {Kind.SCHEMA}",
-        "Kind.SCHEMA not in objects",
+        "objects.keys() - DUMPS not in ({archive} for archive in ARCHIVES)",
+        "not objects.keys() & {*ARCHIVES}",
         ("engine/test_prune.py::test_what_was_a_backup_once_is_not_taken_for_one_that_was_killed",),
     ),
     Mutation(
@@ -395,7 +395,7 @@ MUTATIONS = (
     Mutation(
         "what a running backup may own is not cleared away",
         "prune.py",
-        "youngest < deletions.now - (over_after if dumps else stale_after)",
+        "youngest < deletions.now - (over_after if adoptable else stale_after)",
         "True",
         (
             "engine/test_prune.py::test_the_archive_of_a_backup_that_was_killed_goes_when_no_run_can_own_it_any_more",
@@ -507,8 +507,8 @@ MUTATIONS = (
     Mutation(
         "the evidence of a deletion goes last",
         "prune.py",
-        "_REMAINS = (Kind.SCHEMA, Kind.EVIDENCE)",
-        "_REMAINS = (Kind.EVIDENCE, Kind.SCHEMA)",
+        "            for kind in (*kinds, Kind.EVIDENCE):\n",
+        "            for kind in (Kind.EVIDENCE, *kinds):\n",
         (
             "engine/test_prune.py::test_the_expiry_is_recorded_first_the_manifest_goes_next_and_the_evidence_last",
         ),
@@ -534,8 +534,8 @@ MUTATIONS = (
     Mutation(
         "a dry run deletes nothing",
         "prune.py",
-        "            for kind in (*dumps, *_REMAINS):\n                if not self.dry_run:\n",
-        "            for kind in (*dumps, *_REMAINS):\n                if True:\n",
+        "            for kind in (*kinds, Kind.EVIDENCE):\n                if not self.dry_run:\n",
+        "            for kind in (*kinds, Kind.EVIDENCE):\n                if True:\n",
         ("engine/test_prune.py::test_a_dry_run_changes_nothing_and_tells_what_a_real_one_does",),
     ),
     Mutation(
@@ -565,15 +565,15 @@ MUTATIONS = (
     Mutation(
         "the SHA-256 of each member is compared",
         "verify.py",
-        "    if digest.hexdigest() != member.sha256:\n",
+        "    if stretch.sha256 is not None and digest.hexdigest() != stretch.sha256:\n",
         "    if False:\n",
         ("engine/test_verify.py::test_one_flipped_bit_anywhere_is_found",),
     ),
     Mutation(
         "the object is as long as the backup",
-        "verify.py",
-        "    if stored.size != manifest.length:\n",
-        "    if False:\n",
+        "stored.py",
+        "        if info.size != self.manifest.length:\n",
+        "        if False:\n",
         ("engine/test_verify.py::test_another_length_is_found",),
     ),
     Mutation(
@@ -599,10 +599,76 @@ MUTATIONS = (
     ),
     Mutation(
         "the schema archive is compared",
-        "verify.py",
-        "    if hashlib.sha256(archive).hexdigest() != expected.sha256:\n",
-        "    if False:\n",
+        "stored.py",
+        "        if hashlib.sha256(archive).hexdigest() != expected.sha256:\n",
+        "        if False:\n",
         ("engine/test_verify.py::test_another_schema_archive_is_found",),
+    ),
+    Mutation(
+        "only what is encrypted may do without the SHA-256 of its members",
+        "verify.py",
+        "        if member.sha256 is None and not manifest.encryption:\n",
+        "        if False:\n",
+        ("engine/test_verify.py::test_a_manifest_without_the_sha_256_of_a_member_is_refused",),
+    ),
+    # encryption
+    Mutation(
+        "the header of an encrypted file is authentic",
+        "age.py",
+        "                        self._require_mac(file_key)\n",
+        "",
+        ("engine/test_age.py::test_one_flipped_bit_anywhere_gives_nothing",),
+    ),
+    Mutation(
+        "an empty last chunk stands alone",
+        "age.py",
+        " or (last == TAG and self._chunks > 1)",
+        "",
+        ("engine/test_age.py::test_an_empty_chunk_behind_others_is_refused",),
+    ),
+    Mutation(
+        "the keys of a file are its own",
+        "age.py",
+        "        file_key, nonce = os.urandom(_FILE_KEY), os.urandom(_NONCE)\n",
+        "        file_key, nonce = bytes(_FILE_KEY), bytes(_NONCE)\n",
+        ("engine/test_age.py::test_each_file_has_a_key_of_its_own",),
+    ),
+    Mutation(
+        "no digest of what is encrypted stands in the manifest",
+        "backup.py",
+        "            members, contents = without_digests(members, contents)\n",
+        "",
+        ("engine/test_sealing.py::test_nothing_in_the_bucket_tells_of_rows_or_definitions",),
+    ),
+    Mutation(
+        "the archive of an encrypted backup is encrypted",
+        "backup.py",
+        "            archive = encrypted(archive, recipients)\n",
+        "",
+        ("engine/test_sealing.py::test_nothing_in_the_bucket_tells_of_rows_or_definitions",),
+    ),
+    Mutation(
+        "a restore begins only with the right key",
+        "restore.py",
+        "    backup.require_identity()\n",
+        "",
+        ("faults/test_encryption.py::test_without_the_right_key_a_restore_says_no_word",),
+    ),
+    Mutation(
+        "every chunk is authentic before the server is touched",
+        "verify.py",
+        "        if isinstance(each, Piece) and backup.is_readable:\n",
+        "        if False:\n",
+        (
+            "faults/test_encryption.py::test_ciphertext_that_was_tampered_with_is_found_before_a_restore_says_a_word",
+        ),
+    ),
+    Mutation(
+        "an encrypted dump is as long as its members",
+        "stored.py",
+        " or self._payload.length != sum(member.length for member in self.manifest.members)",
+        "",
+        ("engine/test_sealing.py::test_a_manifest_that_leaves_out_the_end_is_found",),
     ),
     # store
     Mutation(
@@ -855,8 +921,8 @@ MUTATIONS = (
     Mutation(
         "every byte is verified before the server is touched",
         "restore.py",
-        "        stored = require_whole(store, keys, manifest, jobs, report, inflating=False)\n",
-        "        stored = store.head(keys.of(name, manifest.codec.kind))\n",
+        "        require_whole(backup, jobs, report, inflating=False)\n",
+        "",
         ("faults/test_bit_rot.py::test_rot_is_found_before_a_restore_says_a_word",),
     ),
     Mutation(

@@ -10,11 +10,13 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyrage
 import pytest
 
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.embedded.sample import load_sample
 from backup_pipeline.engine import load, members, plan
+from backup_pipeline.engine.age import Identity
 from backup_pipeline.engine.backup import back_up
 from backup_pipeline.engine.catalog import read_manifest
 from backup_pipeline.engine.drill import drill
@@ -134,6 +136,51 @@ def test_zstd_comes_back_equal_as_a_whole_and_in_part_and_through_psql_alone(
                 clock=now,
             )
             assert result.rows >= table.rows > 0
+
+
+def test_an_encrypted_one_comes_back_equal_as_a_whole_and_in_part_and_through_age_and_psql_alone(
+    postgres18: EmbeddedPostgres, store: ObjectStore, small: None, tmp_path: Path
+) -> None:
+    identity, tools = Identity.made(), [postgres18.bin_dir]
+    key, file = tmp_path / "key.txt", tmp_path / "stored.age"
+    key.write_text(identity.secret)
+
+    def decrypted(kind: Kind) -> bytes:
+        file.write_bytes(b"".join(store.read(KEYS.of(name, kind))))
+        if shutil.which("age"):
+            command = ["age", "--decrypt", "--identity", str(key), str(file)]
+            return subprocess.run(command, capture_output=True, check=True).stdout
+        opened: bytes = pyrage.decrypt(
+            file.read_bytes(), [pyrage.x25519.Identity.from_str(identity.secret)]
+        )
+        return opened
+
+    with (
+        new_database(postgres18, EVERY_KIND) as source,
+        new_database(postgres18) as by_psql,
+        restored_name(postgres18, source) as target,
+    ):
+        name = BackupName.of(source.database, now())
+        dumped = PostgresDumpSource(source, tools, jobs=3)
+        back_up(dumped, store, KEYS, name, recipients=[identity.recipient], clock=now)
+        how = {"identities": [identity], "clock": now}
+        assert verify(store, KEYS, name, **how).findings == ()  # type: ignore[arg-type]
+        result = drill(store, KEYS, name, source, tools, jobs=3, **how)  # type: ignore[arg-type]
+        assert (result.entry.findings, result.not_compared) == ((), ())
+        restore(store, KEYS, name, source, target, bin_dirs=tools, jobs=3, **how)  # type: ignore[arg-type]
+        assert_equal(postgres18, source, source.using(target))
+        plain = gzip.decompress(decrypted(Kind.DUMP_AGE))
+        psql(postgres18, by_psql.database, plain)
+        assert_equal(postgres18, source, by_psql)
+        (tmp_path / "schema.dump").write_bytes(decrypted(Kind.SCHEMA_AGE))
+        command = [str(postgres18.bin_dir / "pg_restore"), "--list", str(tmp_path / "schema.dump")]
+        listed = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+        assert "TABLE public everything" in listed
+        drop_database(postgres18, target)
+        table = max(read_manifest(store, KEYS, name).tables, key=lambda each: each.rows)
+        chosen = Selection(tables=(table.table,))
+        part = restore_selection(store, KEYS, name, source, target, chosen, tools, **how)  # type: ignore[arg-type]
+        assert part.rows >= table.rows > 0
 
 
 @pytest.fixture
