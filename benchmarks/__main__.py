@@ -14,6 +14,7 @@ from rich.console import Console
 
 from benchmarks import (
     backups,
+    encryption,
     growth,
     listing,
     plots,
@@ -69,6 +70,7 @@ def _compare(servers: Servers, given: argparse.Namespace) -> Iterator[Comparison
         "backups": lambda: backups.run(servers, repetitions, sizes, jobs),
         "restores": lambda: restores.run(servers, repetitions, sizes, jobs),
         "verification": lambda: verification.run(servers, repetitions, sizes, jobs),
+        "encryption": lambda: encryption.run(servers, repetitions, sizes),
         "sizes": lambda: growth.run_sizes(servers, repetitions, sizes),
         "tables": lambda: growth.run_tables(servers, repetitions, given.tables),
         "listing": lambda: listing.run(servers, repetitions, given.backups),

@@ -11,7 +11,7 @@ from benchmarks.measure import Comparison, median
 from benchmarks.tables import SIZES
 
 _OURS, _OTHERS, _RUNS = "#2a6f97", "#b8b8b8", "#333333"
-_BARS = ("backups", "restores", "verification")
+_BARS = ("backups", "restores", "verification", "encryption")
 # The same picture for the same figures, so that only what has changed is committed.
 mpl.rcParams["svg.hashsalt"] = "benchmarks"
 mpl.rcParams["svg.fonttype"] = "none"
@@ -35,7 +35,7 @@ def _bars(comparisons: Sequence[Comparison]) -> Figure:
 
 def _bar_each(axis: Axes, comparison: Comparison) -> None:
     for name, runs in comparison.runs.items():
-        color = _OURS if name.startswith("ours") else _OTHERS
+        color = _OURS if name.startswith("ours") or "encrypted" in name else _OTHERS
         axis.barh(name, median(runs, "seconds"), color=color)
         axis.plot([run.seconds for run in runs], [name] * len(runs), ".", color=_RUNS, ms=3)
     axis.invert_yaxis()

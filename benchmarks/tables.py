@@ -12,6 +12,7 @@ SIZES = {
     "backups": MEGABYTES,
     "restores": MEGABYTES,
     "verification": MEGABYTES,
+    "encryption": MEGABYTES,
     "sizes": MEGABYTES,
     "tables": "tables",
     "listing": "backups",
