@@ -42,6 +42,7 @@ class Plan:
     server: "Server"
     target: str
     exists: bool
+    replace: bool = False
     add: bool = False
 
 
@@ -171,7 +172,8 @@ def _plan(
     else:
         target = backup.name.database if replace else new_database(backup.name)
     server = settings.server()
-    return Plan(backup, server, target, exists=database_exists(server, target), add=add)
+    exists = database_exists(server, target)
+    return Plan(backup, server, target, exists=exists, replace=replace, add=add)
 
 
 def _choose(settings: "Settings", choice: Choice) -> "Backup":
@@ -197,7 +199,7 @@ def _describe(output: Output, plan: Plan, zone: "ZoneInfo") -> None:
         "taken at": words.local_and_utc(backup.taken_at, zone),
         "age": words.age(max(datetime.now(UTC) - backup.taken_at, timedelta(0))),
         "size": f"{words.size(backup.size)}, {words.size(backup.raw_length)} of SQL, "
-        f"{backup.tables} tables, {backup.rows:,} rows",
+        f"{backup.tables} tables, {backup.rows:,} rows{', encrypted' if backup.encrypted else ''}",
         "evidence": "; ".join((evidence, *backup.findings)),
         "server": f"host {server.host}, port {server.port}, user {server.user}",
         "database": f"{plan.target} ({_fate(plan)})",
@@ -210,6 +212,8 @@ def _fate(plan: Plan) -> str:
         return "will be created"
     if plan.add:
         return "exists, and is added to in one transaction"
+    if not plan.replace:
+        return "exists"
     return f"is replaced; the present one is kept as {plan.target}_before_<date and time>"
 
 
