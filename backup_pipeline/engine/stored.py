@@ -12,6 +12,9 @@ from backup_pipeline.engine.names import BackupName, Keys
 from backup_pipeline.engine.store import ObjectInfo, ObjectStore
 from backup_pipeline.errors import NoIdentity, ObjectMissing, VerificationFailed
 
+_MOST_HEADER = 1 << 16
+"""Bytes, enough for hundreds of recipients: a forged manifest must not have more read."""
+
 
 class StoredBackup:
     """What is in the bucket of a backup with this manifest.
@@ -135,6 +138,8 @@ class StoredBackup:
     def _payload(self) -> Payload:
         encryption = self.manifest.encryption
         assert encryption
+        if encryption.header > _MOST_HEADER:
+            raise VerificationFailed(f"no header of a file of age has {encryption.header} bytes")
         header = b"".join(self.read_stored(0, encryption.header))
         return Payload(header, self.info.size, self._identities)
 

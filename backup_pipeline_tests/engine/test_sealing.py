@@ -282,6 +282,23 @@ def test_a_manifest_that_leaves_out_the_end_is_found() -> None:
     assert "chunks" in look(store, MINE).findings[0]
 
 
+@pytest.mark.parametrize("by", [-1000, -1, 1, SEALED])
+def test_a_manifest_with_another_header_is_found(by: int) -> None:
+    store, manifest, body = stored(bytes(4 * CHUNK), [])
+    assert manifest.encryption
+    header = max(0, manifest.encryption.header + by)
+    forge(store, replace(manifest, encryption=replace(manifest.encryption, header=header)), body)
+    assert not look(store, MINE).passed
+
+
+def test_a_manifest_with_a_boundless_header_is_found() -> None:
+    store, manifest, body = stored(bytes(4 * CHUNK), [])
+    assert manifest.encryption
+    encryption = replace(manifest.encryption, header=len(body))
+    forge(store, replace(manifest, encryption=encryption), body)
+    assert "no header" in look(store, MINE).findings[0]
+
+
 def test_an_end_that_was_cut_off_is_found_whatever_the_hashes_say() -> None:
     store, manifest, body = stored(Random(1).randbytes(4 * CHUNK), [3 * CHUNK])  # noqa: S311
     forge(store, replace(manifest, members=manifest.members[:1]), body[:-SEALED])
