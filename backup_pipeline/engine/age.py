@@ -122,11 +122,10 @@ class Encryptor:
     def encrypt(self, data: bytes) -> bytes:
         """The next sealed chunks, perhaps none yet."""
         self._waiting += data
-        sealed = []
         # The last chunk is another kind of chunk, so one is kept back.
-        while len(self._waiting) > CHUNK:
-            sealed.append(self._sealed(self._waiting[:CHUNK], last=False))
-            del self._waiting[:CHUNK]
+        starts = range(0, len(self._waiting) - CHUNK, CHUNK)
+        sealed = [self._sealed(self._waiting[at : at + CHUNK], last=False) for at in starts]
+        del self._waiting[: len(sealed) * CHUNK]
         return b"".join(sealed)
 
     def finish(self) -> bytes:
