@@ -4,6 +4,7 @@ The relay goes on to take what is sent, so TCP itself notices nothing; what TCP 
 wire that has lost its other end, is seen by the timers of the kernel.
 """
 
+import os
 import signal
 import subprocess
 import threading
@@ -21,10 +22,12 @@ from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.embedded.s3 import S3Access
 from backup_pipeline.engine.backup import back_up
 from backup_pipeline.engine.dump import PostgresDumpSource
+from backup_pipeline.engine.model import Progress
 from backup_pipeline.engine.names import BackupName, Keys
 from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.restore import restore
 from backup_pipeline.engine.sync import sync
+from backup_pipeline.engine.verify import verify
 from backup_pipeline.errors import PostgresUnreachable
 from backup_pipeline_tests.fakes import MemoryStore
 from backup_pipeline_tests.faults.chance import Chance
@@ -233,6 +236,113 @@ def test_a_server_that_has_no_room_for_one_more_is_still_there(
                 connection.execute("SELECT pg_sleep(1)")
         finally:
             admin.execute(f"DROP ROLE {role}".encode())
+
+
+# One backend hangs, and the server answers everybody else
+
+
+def copying(postgres: EmbeddedPostgres, database: str) -> int:
+    """The backend that has a COPY under way in a database of such a name, or is about to."""
+    deadline = time.monotonic() + BOUND
+    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+        while True:
+            row = admin.execute(
+                "SELECT pid FROM pg_stat_activity"
+                " WHERE datname LIKE %s AND state = 'active' AND query LIKE 'COPY %%'",
+                [database],
+            ).fetchone()
+            if row:
+                return int(row[0])
+            assert time.monotonic() < deadline
+
+
+def stop_for_a_while(pid: int) -> None:
+    """For much longer than the patience of whoever waits for it."""
+    os.kill(pid, signal.SIGSTOP)
+    threading.Timer(2, os.kill, (pid, signal.SIGCONT)).start()
+
+
+def test_a_backend_that_hangs_in_mid_dump_is_waited_for_and_the_backup_is_whole(
+    live: Server, postgres18: EmbeddedPostgres
+) -> None:
+    stopped: list[float] = []
+    with live.connect() as connection:
+        # More than fits into the pipes between it and us.
+        connection.execute(
+            "CREATE TABLE public.wide AS SELECT repeat(md5(i::text), 30) AS text"
+            " FROM generate_series(1, 30000) AS i"
+        )
+
+    def report(progress: Progress) -> None:
+        if progress.done > 5_000_000 and not stopped:
+            stop_for_a_while(copying(postgres18, live.database))
+            stopped.append(time.monotonic())
+
+    store, impatient = MemoryStore(), replace(live, patience=0.2)
+    source = PostgresDumpSource(impatient, [postgres18.bin_dir])
+    back_up(source, store, KEYS, NAME, clock=now, report=report)
+    assert time.monotonic() - stopped[0] >= 2
+    assert verify(store, KEYS, NAME, clock=now).rows == 90000
+
+
+def test_a_backend_that_hangs_in_mid_restore_is_waited_for_and_the_copy_is_whole(
+    live: Server, postgres18: EmbeddedPostgres
+) -> None:
+    stopped: list[float] = []
+
+    class Watched(MemoryStore):
+        passes = 0
+
+        def read(
+            self, key: str, start: int = 0, length: int | None = None, *, etag: str | None = None
+        ) -> Iterator[bytes]:
+            for number, chunk in enumerate(super().read(key, start, length, etag=etag)):
+                # A second reading is the one that loads.
+                self.passes += number == 15
+                if self.passes == 2 and not stopped:
+                    stop_for_a_while(copying(postgres18, f"{live.database}%"))
+                    stopped.append(time.monotonic())
+                yield chunk
+
+    store, impatient = Watched(), replace(live, patience=0.2)
+    make(live, store, postgres18)
+    target = f"{live.database}_beside"
+    restore(store, KEYS, NAME, impatient, target, jobs=1, clock=now)
+    assert time.monotonic() - stopped[0] >= 2
+    assert contents(live.using(target)) == contents(live)
+
+
+def test_a_command_that_waits_for_a_backend_which_hangs_can_be_interrupted(
+    live: Server, postgres18: EmbeddedPostgres, witness: Witness, victim: Victim
+) -> None:
+    with (
+        psycopg.connect(postgres18.dsn(), autocommit=True) as admin,
+        victim.start("backup") as process,
+    ):
+        pid = None
+        try:
+            while pid is None:
+                row = admin.execute(
+                    "SELECT pid FROM pg_stat_activity"
+                    " WHERE datname = %s AND application_name = 'pg_dump'",
+                    [live.database],
+                ).fetchone()
+                assert process.poll() is None
+                if row:
+                    pid = int(row[0])
+                    os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.5)
+            process.send_signal(signal.SIGTERM)
+            asked = time.monotonic()
+            assert process.wait(BOUND) == 130
+            assert time.monotonic() - asked < 10
+            assert victim.processes() == []
+        finally:
+            if pid:
+                os.kill(pid, signal.SIGCONT)
+            kill(process.pid, alone=False)
+    assert (witness.objects(), witness.uploads()) == ({}, [])
+    witness.wait_until_quiet(live.database)
 
 
 @pytest.mark.skipif(not TIMERS.exists(), reason="only Linux shows the timers of connections")
