@@ -9,7 +9,7 @@ from pathlib import Path
 
 from backup_pipeline.engine.dump import Dump, DumpSource, Schema, Stream
 from backup_pipeline.engine.inheritance import Inheritance
-from backup_pipeline.engine.model import Section, Source
+from backup_pipeline.engine.model import Access, Section, Source
 from backup_pipeline.engine.plan import Table
 from backup_pipeline.engine.postgres import Server
 
@@ -41,6 +41,9 @@ class FakeDump:
     tables: Sequence[Table] = field(default_factory=lambda: TABLES)
     inheritance: Inheritance = field(default_factory=Inheritance)
     remarks: Sequence[str] = ()
+
+    def access(self) -> tuple[Access, ...]:
+        return ()
 
     def schema(self) -> Schema:
         """The canned sections; `fail` is asked before each."""

@@ -96,7 +96,7 @@ def back_up(
             version=1,
             id=backup_id,
             name=str(name),
-            source=dump.source,
+            source=replace(dump.source, access=dump.access()),
             started_at=started_at,
             finished_at=clock(),
             members=members,
@@ -142,12 +142,14 @@ class _Writing:
     def run(self) -> tuple[tuple[Member, ...], Contents]:
         """Write everything; gives the members in their order, and what they hold."""
         with Crew() as crew:
-            if self._upload.lanes:
+            if self._dump.jobs > 1:
                 # Beside the plan: with ten thousand tables, their sizes take a while as well.
                 crew.start(self._dump.schema)
             self._streams.extend(self._dump.data())
             for number in range(len(self._members)):
                 crew.start(partial(self._work, crew, number))
+            # Nobody waits for it, so it is read while the rows stream.
+            self._dump.access()
             crew.wait()
         order = self._upload.end_lanes() or (0,)
         self._behind.add_text(Section.POST_DATA, self._dump.schema().post_data)

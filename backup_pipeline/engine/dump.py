@@ -12,9 +12,10 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
+from backup_pipeline.engine.access import read_access
 from backup_pipeline.engine.inheritance import Inheritance, read_inheritance
 from backup_pipeline.engine.locks import ONE_AFTER_THE_OTHER, SIDE_BY_SIDE, lock_room
-from backup_pipeline.engine.model import Section, Source
+from backup_pipeline.engine.model import Access, Section, Source
 from backup_pipeline.engine.plan import Table, plan
 from backup_pipeline.engine.postgres import (
     Clients,
@@ -65,6 +66,7 @@ class Dump(Protocol):
     """An open snapshot of a database, ready to be read."""
 
     source: Source
+    """Without its access."""
     pg_dump_version: str
     tables: Sequence[Table]
     """Each table whose rows have to be in the data."""
@@ -76,6 +78,9 @@ class Dump(Protocol):
 
     def schema(self) -> Schema:
         """Read when it is first asked for; any thread may ask."""
+
+    def access(self) -> tuple[Access, ...]:
+        """The owners and rights of the snapshot, read when they are first asked for."""
 
     def data(self) -> Sequence[Stream]:
         """The data in streams that can be read at the same time, the largest first."""
@@ -196,6 +201,8 @@ class PostgresDump:
             lock_relations(connection, self._relations, encoding, lock_timeout)
         self.tables: Sequence[Table] = sorted(self._relations)
         self.inheritance = read_inheritance(connection, encoding)
+        # Where nothing is locked the snapshot ends here before the rows are read.
+        self._access = None if self._locked else read_access(connection)
         self._reading_schema = Lock()
         self._schema: Schema | None = None
 
@@ -208,6 +215,12 @@ class PostgresDump:
             if self._schema is None:
                 self._schema = self._read_schema()
             return self._schema
+
+    def access(self) -> tuple[Access, ...]:
+        """Who owns what, and who may do what with it."""
+        if self._access is None:
+            self._access = read_access(self._connection)
+        return self._access
 
     def data(self) -> Sequence[Stream]:
         """The groups of the plan, and everything that is in none of them."""

@@ -80,6 +80,7 @@ def test_one_pg_dump_after_the_other_reads_what_several_can_not_lock(
     store, name = MemoryStore(), BackupName.of("x", now())
     manifest = back_up(source(too_many, narrow), store, KEYS, name, clock=now)
     assert len(manifest.contents.tables) == TOO_MANY
+    assert manifest.source.access
     (remark,) = manifest.remarks
     assert remark.startswith("one pg_dump after the other has read it: ")
     assert "2,000 tables while max_locks_per_transaction is 10; 40 is enough" in remark

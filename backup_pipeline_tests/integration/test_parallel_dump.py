@@ -62,6 +62,24 @@ def test_no_table_can_be_dropped_while_its_dump_has_not_begun(
         other.execute("INSERT INTO public.small VALUES (1)")
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_owners_and_rights_are_those_of_the_snapshot_whenever_they_are_read(
+    server: Server, postgres18: EmbeddedPostgres, jobs: int
+) -> None:
+    with (
+        source(server, postgres18, jobs).open_dump() as dump,
+        psycopg.connect(server.dsn, autocommit=True) as other,
+    ):
+        other.execute("GRANT SELECT ON public.small TO PUBLIC")
+        before = dump.access()
+    with source(server, postgres18, jobs).open_dump() as dump:
+        (granted,) = {*dump.access()} - {*before}
+    assert granted.objects == ("table public.small",)
+    store, name = MemoryStore(), BackupName.of("x", now())
+    manifest = back_up(source(server, postgres18, jobs), store, KEYS, name, clock=now)
+    assert granted in manifest.source.access
+
+
 def test_tables_are_large_by_what_they_take_on_disk_toast_and_partitions_included(
     server: Server, postgres18: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
