@@ -205,6 +205,7 @@ class PostgresDump:
         self._access = None if self._locked else read_access(connection)
         self._reading_schema = Lock()
         self._schema: Schema | None = None
+        self._unread: BaseException | None = None
 
     def schema(self) -> Schema:
         """One pg_dump reads the archive, and pg_restore writes the SQL from that, as pg_dump would.
@@ -212,8 +213,15 @@ class PostgresDump:
         Reading the catalog of a database with many tables takes longer than anything else.
         """
         with self._reading_schema:
+            if self._unread:
+                # Whoever waited for it shall not begin once more what somebody has stopped.
+                raise PostgresFailed("the schema could not be read") from self._unread
             if self._schema is None:
-                self._schema = self._read_schema()
+                try:
+                    self._schema = self._read_schema()
+                except BaseException as error:
+                    self._unread = error
+                    raise
             return self._schema
 
     def access(self) -> tuple[Access, ...]:
