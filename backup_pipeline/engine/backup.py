@@ -15,7 +15,7 @@ from backup_pipeline.engine.beside import beside
 from backup_pipeline.engine.contents import inventory_of, together
 from backup_pipeline.engine.crew import Crew, taken_from
 from backup_pipeline.engine.documents import to_json
-from backup_pipeline.engine.dump import Dump, DumpSource, Stream
+from backup_pipeline.engine.dump import Dump, DumpSource
 from backup_pipeline.engine.members import Members, Sink
 from backup_pipeline.engine.model import (
     BACKUP_ID,
@@ -133,7 +133,7 @@ class _Writing:
         self._report = report
         self._telling = Lock()
         self._raw_length = 0
-        self._streams: deque[Stream] = deque()
+        self._streams = deque(dump.data())
         self._contents: list[Contents] = []
         sinks = upload.lanes or (sink,)
         self._members = [Members(sink, codec, level, self._told) for sink in sinks]
@@ -142,10 +142,6 @@ class _Writing:
     def run(self) -> tuple[tuple[Member, ...], Contents]:
         """Write everything; gives the members in their order, and what they hold."""
         with Crew() as crew:
-            if self._dump.jobs > 1:
-                # Beside the plan: with ten thousand tables, their sizes take a while as well.
-                crew.start(self._dump.schema)
-            self._streams.extend(self._dump.data())
             for number in range(len(self._members)):
                 crew.start(partial(self._work, crew, number))
             # Nobody waits for it, so it is read while the rows stream.

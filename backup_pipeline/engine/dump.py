@@ -199,13 +199,14 @@ class PostgresDump:
         self._relations = read_relations(connection, encoding)
         if self._locked:
             lock_relations(connection, self._relations, encoding, lock_timeout)
+        if self.jobs > 1:
+            self._relations = with_sizes(connection, self._relations, encoding)
         self.tables: Sequence[Table] = sorted(self._relations)
         self.inheritance = read_inheritance(connection, encoding)
         # Where nothing is locked the snapshot ends here before the rows are read.
         self._access = None if self._locked else read_access(connection)
         self._reading_schema = Lock()
         self._schema: Schema | None = None
-        self._unread: BaseException | None = None
 
     def schema(self) -> Schema:
         """One pg_dump reads the archive, and pg_restore writes the SQL from that, as pg_dump would.
@@ -213,15 +214,8 @@ class PostgresDump:
         Reading the catalog of a database with many tables takes longer than anything else.
         """
         with self._reading_schema:
-            if self._unread:
-                # Whoever waited for it shall not begin once more what somebody has stopped.
-                raise PostgresFailed("the schema could not be read") from self._unread
             if self._schema is None:
-                try:
-                    self._schema = self._read_schema()
-                except BaseException as error:
-                    self._unread = error
-                    raise
+                self._schema = self._read_schema()
             return self._schema
 
     def access(self) -> tuple[Access, ...]:
@@ -234,8 +228,6 @@ class PostgresDump:
         """The groups of the plan, and everything that is in none of them."""
         if not self._locked:
             return [self._unlocked]
-        if self.jobs > 1:
-            self._relations = with_sizes(self._connection, self._relations, self.source.encoding)
         groups = plan({table: each.size for table, each in self._relations.items()}, self.jobs)
         large = [table for group in groups for table in group]
         streams = [(self._size(group), self._group(group)) for group in groups]
