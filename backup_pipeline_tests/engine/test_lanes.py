@@ -106,7 +106,9 @@ def test_whoever_waits_for_the_first_lane_is_told_when_it_fails(fail: str) -> No
 
         def wait(lane: Lane) -> None:
             try:
-                write(lane, content(1, LARGE))
+                # For as long as it takes: some parts may be sent before the first one has failed.
+                while True:
+                    lane.write(bytes(MIB))
             except StoreError as error:
                 met.append(error)
 
