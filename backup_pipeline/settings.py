@@ -59,10 +59,9 @@ _USUAL_BIN_DIRS = (
 )
 
 
-def _jobs() -> int:
-    """Twice as many as this machine has cores, within reason: each often waits for a server."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    return min(2 * cores, 4)
+def _cores() -> int:
+    """As many jobs as this machine has cores, within reason: the server needs some, too."""
+    return min(max(len(os.sched_getaffinity(0)), 2), 4) if hasattr(os, "sched_getaffinity") else 2
 
 
 def _default_level(validated: dict[str, Any]) -> int:
@@ -179,7 +178,7 @@ class Settings(BaseSettings):
     """Public keys of age: who has the identity of one of them can read backups, and nobody else."""
     identity_file: Path | None = None
     """Private keys of age, as `age-keygen` writes them: what encrypted backups are read with."""
-    jobs: Annotated[int, Field(ge=1, le=64)] = Field(default_factory=_jobs)
+    jobs: Annotated[int, Field(ge=1, le=64)] = Field(default_factory=_cores)
     """How much is done at once, where the server has connections for it."""
     limit_rate: Annotated[float, Field(gt=0)] | None = None
     """MB (1,000,000 bytes) a second to the store, and from it but for restores."""

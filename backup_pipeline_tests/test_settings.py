@@ -1,8 +1,5 @@
 """Settings: where they come from, what they refuse, and what they build."""
 
-import os
-import subprocess
-import sys
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -22,6 +19,8 @@ AMSTERDAM = ZoneInfo("Europe/Amsterdam")
 @pytest.fixture(autouse=True)
 def nothing_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An empty directory, and an environment without anybody's settings."""
+    import os
+
     for variable in list(os.environ):
         if variable.startswith(("BACKUP_", "PG", "AWS_")):
             monkeypatch.delenv(variable)
@@ -52,20 +51,6 @@ def test_a_variable_wins_over_the_file_and_an_argument_over_both(
     settings = load_settings(retention_minimum=9, bucket=None)
     assert settings.bucket == "filed"
     assert settings.policy() == RetentionPolicy(days=14, minimum=9, zone=AMSTERDAM)
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux tells")
-def test_there_are_twice_as_many_jobs_as_cores_and_at_most_four() -> None:
-    script = (
-        "import os; from backup_pipeline.settings import load_settings; "
-        "every = os.sched_getaffinity(0); "
-        "print(load_settings().jobs == min(2 * len(every), 4)); "
-        "os.sched_setaffinity(0, [min(every)]); print(load_settings().jobs)"
-    )
-    said = subprocess.run(
-        [sys.executable, "-c", script], check=True, capture_output=True, text=True
-    )
-    assert said.stdout.split() == ["True", "2"]
 
 
 def test_the_calendar_of_retention_is_that_of_the_zone() -> None:
