@@ -19,9 +19,7 @@ _MOST_HEADER = 1 << 16
 class StoredBackup:
     """What is in the bucket of a backup with this manifest.
 
-    Several threads can read it.
-    Raises `NoIdentity` where it is encrypted and there are `identities`, and none is the right one;
-    without any, what takes a key can't be read.
+    Several threads can read it; what is encrypted only where one of the `identities` is right.
     """
 
     def __init__(
@@ -35,9 +33,7 @@ class StoredBackup:
         self._keys = keys
         self._name = BackupName.parse(manifest.name)
         self.manifest = manifest
-        self._identities = _fitting(manifest.encryption, identities) if identities else ()
-        if identities:
-            self.require_identity()
+        self._identities = _fitting(manifest.encryption, identities)
 
     @property
     def is_readable(self) -> bool:

@@ -53,11 +53,11 @@ def verify(
     Per member: SHA-256 of the stored bytes, the checksum of gzip or zstd, the raw length, the
     rows of each table counted again, and pg_dump's closing line; then the schema archive's SHA-256.
     A backup that fails is no error here: `passed` says so, and `findings` where.
-    Of one that is encrypted, and without `identities`, the stored bytes are compared, and no more:
-    `opened` says so.
+    Of one that is encrypted, where none of the `identities` is right, the stored bytes are
+    compared, and no more: `opened` says so.
 
     Raises `NotFound` where there is no such backup, `VerificationFailed` where its manifest
-    can't be read, `NoIdentity` where none of the identities fits, and the errors of the store.
+    can't be read, and the errors of the store.
     """
     started_at = clock()
     manifest = read_manifest(store, keys, name)

@@ -319,6 +319,8 @@ def test_on_the_command_line_a_key_decides_and_is_shown_nowhere(
             code, told = type_(*verb, "--identity", str(wrong))
             assert (code, str(MINE.recipient) in told) == (REFUSED, True)
         assert databases(postgres18) == before
+        code, told = type_("verify", "--all", "--identity", str(wrong))
+        assert (code, "not decrypted for want of a key" in told) == (0, True)
         assert "rows counted" in type_("verify", name, "--identity", str(right))[1]
         environment.setenv("BACKUP_IDENTITY_FILE", str(right))
         assert type_("drill", "--latest")[0] == 0
