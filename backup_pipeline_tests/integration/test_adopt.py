@@ -71,6 +71,17 @@ def leave(store: ObjectStore, body: bytes, name: str = NAME) -> BackupName:
     return parsed
 
 
+def assert_it_comes_back(
+    postgres: EmbeddedPostgres, store: ObjectStore, name: BackupName, source: Server
+) -> None:
+    target = f"{source.database}_restored"
+    try:
+        restore(store, KEYS, name, source, target, clock=now)
+        assert_equal(postgres, source, source.using(target))
+    finally:
+        drop_database(postgres, target)
+
+
 def test_an_old_file_is_adopted_verified_restored_and_drilled(
     any_postgres: EmbeddedPostgres, source: Server, store: ObjectStore
 ) -> None:
@@ -86,12 +97,7 @@ def test_an_old_file_is_adopted_verified_restored_and_drilled(
     with source.connect() as connection:
         assert manifest.source.server_version_num == connection.info.server_version
     assert verify(store, KEYS, name, clock=now).passed
-    target = f"{source.database}_restored"
-    try:
-        restore(store, KEYS, name, source, target, clock=now)
-        assert_equal(any_postgres, source, source.using(target))
-    finally:
-        drop_database(any_postgres, target)
+    assert_it_comes_back(any_postgres, store, name, source)
     result = drill(store, KEYS, name, source, [any_postgres.bin_dir], clock=now)
     assert result.entry.passed
     assert len(result.not_compared) == 2
@@ -105,12 +111,7 @@ def test_a_dump_that_has_rows_of_partitions_under_their_roots_name_is_restored_a
     rows = {each.table: each.rows for each in manifest.contents.tables}
     assert rows["measured"] == 900
     assert "measured_rest" not in rows
-    target = f"{source.database}_restored"
-    try:
-        restore(store, KEYS, name, source, target, clock=now)
-        assert_equal(any_postgres, source, source.using(target))
-    finally:
-        drop_database(any_postgres, target)
+    assert_it_comes_back(any_postgres, store, name, source)
     result = drill(store, KEYS, name, source, [any_postgres.bin_dir], clock=now)
     assert result.entry.findings == ()
     with source.connect() as connection:
