@@ -4,8 +4,9 @@ pg_dump writes all of the SQL; nothing here parses or invents any.
 """
 
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,11 +27,23 @@ from backup_pipeline.engine.postgres import (
     find_clients,
     patience_with,
 )
-from backup_pipeline.engine.process import Reader, child_environment, output, reading
-from backup_pipeline.engine.relations import lock_relations, read_relations, with_sizes
+from backup_pipeline.engine.process import (
+    ChildReader,
+    Reader,
+    begun,
+    child_environment,
+    output,
+    taking,
+)
+from backup_pipeline.engine.relations import (
+    exclusively_locked,
+    lock_relations,
+    read_relations,
+    with_sizes,
+)
 from backup_pipeline.engine.script import CLOSING_LINE, Tail, encoded, quoted
 from backup_pipeline.engine.source import free_connections, read_source, value
-from backup_pipeline.errors import BackupRunning, PostgresFailed
+from backup_pipeline.errors import BackupRunning, ChildFailed, PostgresFailed, TableLocked
 
 if TYPE_CHECKING:
     import psycopg
@@ -41,7 +54,12 @@ if TYPE_CHECKING:
 # The first half of the lock's key; a number that nobody else would hit upon.
 _LOCK = 0x6261636B
 
+# Where the coordinator has a table, who waits for it stands behind somebody who wants it for
+# himself, and so do all who only want to read it.
+_QUEUE_TIMEOUT = 10.0
+
 _CHUNK = 1 << 20
+_WAITED_IN_VAIN = re.compile(r"due to (?:lock|statement) timeout.* LOCK TABLE", re.DOTALL)
 _PLAIN = ("--no-owner", "--no-privileges")
 _CLEAN = ("--clean", "--if-exists")
 
@@ -83,7 +101,7 @@ class Dump(Protocol):
         """The owners and rights of the snapshot, read when they are first asked for."""
 
     def data(self) -> Sequence[Stream]:
-        """The data in streams that can be read at the same time, the largest first."""
+        """Begin to read the data: streams for as many readers, the largest first; asked once."""
 
 
 def read_stream(stream: Stream, section: Section) -> Iterator[bytes]:
@@ -143,7 +161,9 @@ class PostgresDumpSource:
             connection.execute("SET statement_timeout = 0")
             _wait_for_turn(connection, self.lock_timeout)
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            yield PostgresDump(connection, clients, self.lock_timeout, self.jobs)
+            dump = PostgresDump(connection, clients, self.lock_timeout, self.jobs)
+            with closing(dump):
+                yield dump
 
 
 def _wait_for_turn(connection: "Connection", timeout: float) -> None:
@@ -179,34 +199,47 @@ class PostgresDump:
         self._env = environment_of(connection)
         self._patience = patience_with(connection)
         snapshot = value(connection, "SELECT pg_export_snapshot()")
-        self._options = (
-            f"--snapshot={snapshot}",
-            f"--lock-wait-timeout={int(lock_timeout * 1000)}",
-            "--no-password",
-            f"--dbname={conninfo_of(connection)}",
-            *_PLAIN,
-        )
         self.pg_dump_version = clients.version
         self.source = read_source(connection)
         encoding, room = self.source.encoding, lock_room(connection)
         # The schema is read at the same time.
-        self.jobs = max(1, min(jobs, free_connections(connection) - 1))
+        free = free_connections(connection) - 1
+        self.jobs = max(1, min(jobs, free))
         self.remarks: Sequence[str] = ()
         if self.jobs > 1 and not room.fits(SIDE_BY_SIDE):
             self.jobs = 1
             self.remarks = (f"one pg_dump after the other has read it: {room.shortage()}",)
+        self._side_by_side = free > 0 and room.fits(SIDE_BY_SIDE)
         self._locked = room.fits(SIDE_BY_SIDE if self.jobs > 1 else ONE_AFTER_THE_OTHER)
         self._relations = read_relations(connection, encoding)
+        self._lock_timeout = lock_timeout
         if self._locked:
             lock_relations(connection, self._relations, encoding, lock_timeout)
+            self._lock_timeout = min(lock_timeout, _QUEUE_TIMEOUT)
         if self.jobs > 1:
             self._relations = with_sizes(connection, self._relations, encoding)
+        self._options = (
+            f"--snapshot={snapshot}",
+            f"--lock-wait-timeout={int(self._lock_timeout * 1000)}",
+            "--no-password",
+            f"--dbname={conninfo_of(connection)}",
+            *_PLAIN,
+        )
         self.tables: Sequence[Table] = sorted(self._relations)
         self.inheritance = read_inheritance(connection, encoding)
         # Where nothing is locked the snapshot ends here before the rows are read.
         self._access = None if self._locked else read_access(connection)
         self._reading_schema = Lock()
         self._schema: Schema | None = None
+        self._children = ExitStack()
+        self._begun: list[ChildReader] = []
+
+    def close(self) -> None:
+        """End what has been begun and not been read to its end."""
+        # All are told before the first one is waited for.
+        for child in self._begun:
+            child.end()
+        self._children.close()
 
     def schema(self) -> Schema:
         """One pg_dump reads the archive, and pg_restore writes the SQL from that, as pg_dump would.
@@ -225,17 +258,47 @@ class PostgresDump:
         return self._access
 
     def data(self) -> Sequence[Stream]:
-        """The groups of the plan, and everything that is in none of them."""
+        """The groups of the plan, and everything that is in none of them.
+
+        All pg_dumps begin at once, and wait for whoever reads them: each has to lock its tables
+        for itself, and one that came later would wait behind a session that wants one of them
+        exclusively, which waits for the coordinator until the dump has ended.
+        """
         if not self._locked:
             return [self._unlocked]
+        if not self._side_by_side:
+            return [partial(self._read, part) for part in self._parts()]
+        self._begun += map(self._children.enter_context, self._parts())
+        return [partial(self._read, nullcontext(child)) for child in self._begun]
+
+    def _parts(self) -> "Sequence[AbstractContextManager[ChildReader]]":
+        """A pg_dump for each of the streams, the largest first."""
         groups = plan({table: each.size for table, each in self._relations.items()}, self.jobs)
         large = [table for group in groups for table in group]
-        streams = [(self._size(group), self._group(group)) for group in groups]
+        parts = [(self._size(group), self._group(group)) for group in groups]
         rest = [self._pattern("--exclude-table-data=", table) for table in large]
         # Large objects belong to the section of the data.
-        streams.append((self._size({*self.tables} - {*large}), self._child(*_CLEAN, *rest)))
-        streams.sort(key=lambda stream: -stream[0])
-        return [stream for _, stream in streams]
+        parts.append((self._size({*self.tables} - {*large}), self._child(*_CLEAN, *rest)))
+        parts.sort(key=lambda part: -part[0])
+        return [part for _, part in parts]
+
+    @contextmanager
+    def _read(self, part: AbstractContextManager[ChildReader]) -> Iterator[Reader]:
+        with self._telling_who(), part as child, taking(child):
+            yield child
+
+    @contextmanager
+    def _telling_who(self) -> Iterator[None]:
+        """Tell who has a table, or wants it, where a pg_dump waited for it in vain."""
+        try:
+            yield
+        except ChildFailed as error:
+            if not _WAITED_IN_VAIN.search(error.message):
+                raise
+            raise TableLocked(
+                f"pg_dump has waited for a table of {self.source.database!r} for more than "
+                f"{self._lock_timeout:g} s: {exclusively_locked(self._connection)}"
+            ) from error
 
     @contextmanager
     def _unlocked(self) -> Iterator[Reader]:
@@ -244,7 +307,7 @@ class PostgresDump:
         It has before it writes a byte, and has taken over the snapshot as well.
         """
         self.schema()
-        with self._child(*_CLEAN)() as reader:
+        with self._read(self._child(*_CLEAN)) as reader:
             yield _Checked(reader, self._require_unmoved)
 
     def _require_unmoved(self) -> None:
@@ -267,9 +330,10 @@ class PostgresDump:
 
     def _read_schema(self) -> Schema:
         sections = ("--section=pre-data", "--section=post-data")
-        archive = output(
-            self._pg_dump("--format=custom", *sections), self._env, patience=self._patience
-        )
+        with self._telling_who():
+            archive = output(
+                self._pg_dump("--format=custom", *sections), self._env, patience=self._patience
+            )
         post_data = self._script(archive, "--section=post-data")
         cleaning = self._script(archive, "--section=post-data", *_CLEAN)
         return Schema(
@@ -283,7 +347,7 @@ class PostgresDump:
         pg_restore = (self._clients.tool("pg_restore"), "--file=-", *_PLAIN)
         return output([*pg_restore, *options], child_environment({}), given=archive)
 
-    def _group(self, group: Iterable[Table]) -> Stream:
+    def _group(self, group: Iterable[Table]) -> AbstractContextManager[ChildReader]:
         """A pg_dump of these tables' rows, and not of where their sequences stand."""
         return self._child(
             *(self._pattern("--table=", table) for table in group),
@@ -302,13 +366,9 @@ class PostgresDump:
         encoding = self.source.encoding
         return option.encode() + b".".join(quoted(encoded(part, encoding)) for part in name)
 
-    def _child(self, *options: str | bytes) -> Stream:
-        return partial(
-            reading,
-            self._pg_dump("--section=data", *options),
-            self._env,
-            patience=self._patience,
-        )
+    def _child(self, *options: str | bytes) -> AbstractContextManager[ChildReader]:
+        command = self._pg_dump("--section=data", *options)
+        return begun(command, self._env, patience=self._patience)
 
     def _pg_dump(self, *options: str | bytes) -> list[str | bytes | Path]:
         return [self._clients.tool("pg_dump"), *self._options, *options]

@@ -1,7 +1,7 @@
-"""Pure: which tables get a pg_dump of their own, so that several can be dumped at once."""
+"""Pure: which tables are dumped by which of several pg_dumps at once."""
 
 from collections.abc import Mapping
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 MIB = 1 << 20
 Table = tuple[str, str]
@@ -9,28 +9,26 @@ Table = tuple[str, str]
 
 LARGE = 16 * MIB
 """A smaller table is not worth a pg_dump, which reads the whole catalog of the database first."""
-_EACH = 4
-"""So many groups for each job even out what sizes on disk don't tell."""
 _MOST_TABLES = 1000
 """Each table is an argument, and pg_dump looks each one up by a query of its own."""
 
 
 def plan(sizes: Mapping[Table, int], jobs: int) -> tuple[tuple[Table, ...], ...]:
-    """Groups of large tables, the largest first, to be dumped one group at a time by each job.
+    """Groups of large tables, each to be dumped by one job less one, which dumps all the rest.
 
     `sizes` are bytes on disk, TOAST included.
-    What is in no group is dumped together; with one job that is everything.
-    The groups are as even as whole tables allow: each next table goes where least is so far.
+    The jobs are as even as whole tables allow: each next table goes where least is so far.
+    There are no more groups than that, because all begin at once (see `PostgresDump`).
     """
-    if jobs < 2:
-        return ()
     large = sorted((t for t in sizes if sizes[t] >= LARGE), key=lambda t: (-sizes[t], t))
     large = large[:_MOST_TABLES]
-    heap = [(0, number) for number in range(min(len(large), _EACH * jobs))]
+    rest = sum(sizes.values()) - sum(sizes[table] for table in large)
+    heap = [(rest, 0), *((0, number) for number in range(1, jobs))]
+    heapify(heap)
     groups: list[list[Table]] = [[] for _ in heap]
     for table in large:
         size, number = heappop(heap)
         groups[number].append(table)
         heappush(heap, (size + sizes[table], number))
-    groups.sort(key=lambda group: -sum(sizes[table] for table in group))
-    return tuple(map(tuple, groups))
+    # What has come to the first stays with the rest.
+    return tuple(tuple(group) for group in groups[1:] if group)

@@ -86,10 +86,28 @@ class ChildReader:
         and waits for a server that says nothing.
         """
         if self._process.poll() is None:
-            self._asked_at = self._asked_at or time.monotonic()
-            late = time.monotonic() - self._asked_at > _GRACE
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL if late else signal.SIGTERM)
+            self._signal(signal.SIGKILL if self._grace() <= 0 else signal.SIGTERM)
+
+    def close(self) -> None:
+        """End the child's group, if need be by force 3 s after it was first asked; and wait."""
+        if self._process.returncode is not None:
+            return
+        grace = self._grace()
+        self._signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(max(grace, 0.0))
+        # Its leader may be gone while something that it started lives on.
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+
+    def _grace(self) -> float:
+        """Seconds that are left of the grace, which begins when this is asked first."""
+        self._asked_at = self._asked_at or time.monotonic()
+        return self._asked_at + _GRACE - time.monotonic()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
     def _settle(self) -> None:
         code = _wait(self._process)
@@ -114,13 +132,13 @@ class ChildReader:
 
 
 @contextmanager
-def reading(
+def begun(
     argv: Sequence[str | bytes | Path],
     env: Mapping[str, str],
     given: bytes | None = None,
     patience: Patience = endless,
 ) -> Iterator[ChildReader]:
-    """Run a command in a session of its own, and read its output in the current thread.
+    """Run a command in a session of its own, for a thread that takes its output (see `taking`).
 
     `given` is what the command reads from its input, by default nothing.
     Whoever reads waits with `patience`.
@@ -144,6 +162,7 @@ def reading(
     except OSError as error:
         raise ChildFailed(f"{program} could not be started: {error}") from error
     with process:
+        reader = ChildReader(process, program, patience)
         try:
             assert process.stdout is not None
             _widen(process.stdout)
@@ -151,15 +170,32 @@ def reading(
                 # The thread closes its pipe itself, so that nobody does while it writes.
                 stdin, process.stdin = process.stdin, None
                 threading.Thread(target=_give, args=(stdin, given), daemon=True).start()
-            reader = ChildReader(process, program, patience)
-            ours = _children[threading.get_ident()]
-            ours.append(reader)
-            try:
-                yield reader
-            finally:
-                ours.remove(reader)
+            yield reader
         finally:
-            _end_group(process)
+            reader.close()
+
+
+@contextmanager
+def taking(reader: ChildReader) -> Iterator[ChildReader]:
+    """Read the output of a child in the current thread, so that who stops the thread ends it."""
+    ours = _children[threading.get_ident()]
+    ours.append(reader)
+    try:
+        yield reader
+    finally:
+        ours.remove(reader)
+
+
+@contextmanager
+def reading(
+    argv: Sequence[str | bytes | Path],
+    env: Mapping[str, str],
+    given: bytes | None = None,
+    patience: Patience = endless,
+) -> Iterator[ChildReader]:
+    """Run a command, and read its output in the current thread, as `begun` and `taking` say."""
+    with begun(argv, env, given, patience) as child, taking(child):
+        yield child
 
 
 def output(
@@ -206,19 +242,6 @@ def _give(stdin: IO[bytes], given: bytes) -> None:
     # A child need not read all of it: what it thinks of that is in its exit code.
     with contextlib.suppress(BrokenPipeError), stdin:
         stdin.write(given)
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    if process.returncode is not None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(_GRACE)
-    # Its leader may be gone while something that it started lives on.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def _widen(pipe: IO[bytes]) -> None:

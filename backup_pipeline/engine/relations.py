@@ -108,23 +108,28 @@ def _lock(connection: "Connection", tables: Sequence[Table], encoding: str, time
                 b"LOCK TABLE ONLY " + b", ONLY ".join(some) + b" IN ACCESS SHARE MODE"
             )
         except errors.LockNotAvailable as error:
+            connection.execute("ROLLBACK")
             raise TableLocked(
                 f"a table of {connection.info.dbname!r} has been locked for more than "
-                f"{timeout:g} s: {_exclusively_locked(connection)}"
+                f"{timeout:g} s: {exclusively_locked(connection)}"
             ) from error
 
 
-def _exclusively_locked(connection: "Connection") -> str:
-    connection.execute("ROLLBACK")
+def exclusively_locked(connection: "Connection") -> str:
+    """Which tables somebody holds or wants for himself, and who."""
+    # Within a transaction the server tells what it told before.
+    connection.execute("SELECT pg_stat_clear_snapshot()")
     rows = connection.execute(_EXCLUSIVELY_LOCKED).fetchall()
-    return ", ".join(f"{table} (by {pid}, {user})" for table, pid, user in rows) or "not any more"
+    found = (f"{table} ({how} by {pid}, {user})" for table, how, pid, user in rows)
+    return ", ".join(found) or "not any more"
 
 
 _EXCLUSIVELY_LOCKED = """
-    SELECT relation::regclass::text, pid, coalesce(usename, 'a prepared transaction')
+    SELECT relation::regclass::text, CASE WHEN granted THEN 'held' ELSE 'wanted' END,
+           pid, coalesce(usename, 'a prepared transaction')
     FROM pg_locks LEFT JOIN pg_stat_activity USING (pid)
-    WHERE locktype = 'relation' AND mode = 'AccessExclusiveLock' AND granted
+    WHERE locktype = 'relation' AND mode = 'AccessExclusiveLock'
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
       AND relation >= 16384
-    ORDER BY 1 LIMIT 5
+    ORDER BY granted DESC, 1 LIMIT 5
 """

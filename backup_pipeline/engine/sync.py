@@ -15,7 +15,7 @@ from backup_pipeline.engine.contents import (
     together,
 )
 from backup_pipeline.engine.crew import Crew, taken_from
-from backup_pipeline.engine.dump import Dump, DumpSource, PostgresDumpSource, Stream, read_stream
+from backup_pipeline.engine.dump import Dump, DumpSource, PostgresDumpSource, read_stream
 from backup_pipeline.engine.execute import events_of
 from backup_pipeline.engine.inventory import Inventory
 from backup_pipeline.engine.load import Receiver, set_up
@@ -127,6 +127,8 @@ class _Loading:
     def __init__(self, dump: Dump, server: Server, bin_dirs: Sequence[Path]) -> None:
         self._dump = dump
         self._bin_dirs = bin_dirs
+        # Begun at once, so that no lock comes late.
+        self._streams = deque(dump.data())
         self._receiver = Receiver(server, dump.source.encoding)
         self.done = self._receiver.done
         """Bytes of SQL that the server has taken."""
@@ -140,11 +142,10 @@ class _Loading:
 
     def data(self, connection: "Connection", crew: Crew) -> None:
         """Load the streams, in this thread and in others of the crew."""
-        streams = deque(self._dump.data())
-        jobs = min(self._dump.jobs, len(streams), free_connections(connection))
+        jobs = min(self._dump.jobs, len(self._streams), free_connections(connection))
         for _ in range(jobs - 1):
-            crew.start(lambda: self._load_beside(streams, crew))
-        self._load(connection, streams, crew)
+            crew.start(lambda: self._load_beside(crew))
+        self._load(connection, crew)
 
     def post_data(self, connection: "Connection", crew: Crew) -> None:
         """Make indexes, keys and all that comes behind the rows."""
@@ -157,13 +158,13 @@ class _Loading:
                 return
         self._receiver.take(connection, events_of([schema.post_data]), crew)
 
-    def _load_beside(self, streams: "deque[Stream]", crew: Crew) -> None:
+    def _load_beside(self, crew: Crew) -> None:
         with self._receiver.connected() as connection:
-            self._load(connection, streams, crew)
+            self._load(connection, crew)
 
-    def _load(self, connection: "Connection", streams: "deque[Stream]", crew: Crew) -> None:
+    def _load(self, connection: "Connection", crew: Crew) -> None:
         with crew.stopping(connection.cancel):
-            for stream in taken_from(streams):
+            for stream in taken_from(self._streams):
                 inventory = inventory_of(self._dump)
                 chunks = _taken_down(read_stream(stream, Section.DATA), inventory)
                 # A table is in one stream, and what depends on something stands behind it.

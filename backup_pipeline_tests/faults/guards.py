@@ -39,8 +39,8 @@ MUTATIONS = (
     Mutation(
         "what a child has started is killed where it ignores SIGTERM",
         "process.py",
-        "        os.killpg(process.pid, signal.SIGKILL)\n",
-        "        process.kill()\n",
+        "        self._signal(signal.SIGKILL)\n",
+        "        self._process.kill()\n",
         ("engine/test_process.py::test_a_grandchild_that_ignores_sigterm_ends_with_its_parent",),
     ),
     Mutation(
@@ -63,7 +63,7 @@ MUTATIONS = (
     Mutation(
         "a child that waits for a silent server is killed in the end",
         "process.py",
-        "signal.SIGKILL if late else signal.SIGTERM",
+        "signal.SIGKILL if self._grace() <= 0 else signal.SIGTERM",
         "signal.SIGTERM",
         (
             "faults/test_silence.py::test_a_command_that_is_interrupted_in_a_silence_leaves_nothing_within_seconds",
@@ -79,8 +79,8 @@ MUTATIONS = (
     Mutation(
         "whoever waits for pg_dump asks whether the server is there",
         "dump.py",
-        "            patience=self._patience,\n",
-        "",
+        "begun(command, self._env, patience=self._patience)",
+        "begun(command, self._env)",
         (
             "faults/test_silence.py::test_a_command_whose_server_falls_silent_in_mid_dump_ends_with_5_and_says_what_to_do",
         ),
@@ -134,6 +134,25 @@ MUTATIONS = (
         "            lock_relations(connection, self._relations, encoding, lock_timeout)\n",
         "            pass\n",
         ("integration/test_many_tables.py::test_the_coordinator_locks_where_that_leaves_room",),
+    ),
+    Mutation(
+        "every pg_dump has its tables before anybody stands in line for one",
+        "dump.py",
+        "        self._side_by_side = free > 0 and room.fits(SIDE_BY_SIDE)\n",
+        "        self._side_by_side = False\n",
+        tuple(
+            "faults/test_backup_faults.py::"
+            f"test_who_wants_a_table_for_himself_waits_for_the_dump_which_goes_on[public.{table}-{jobs}]"
+            for table in ("noise", "small")
+            for jobs in (1, 2)
+        ),
+    ),
+    Mutation(
+        "no pg_dump keeps a line waiting that it stands in",
+        "dump.py",
+        "min(lock_timeout, _QUEUE_TIMEOUT)",
+        "lock_timeout",
+        ("faults/test_backup_faults.py::test_a_table_that_somebody_wants_before_pg_dump_has_it",),
     ),
     Mutation(
         "no timeout of the database's owner ends a dump",

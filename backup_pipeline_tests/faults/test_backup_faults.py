@@ -8,19 +8,21 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 import psycopg
 import pytest
+from psycopg.errors import QueryCanceled
 
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.embedded.s3 import EmbeddedS3
+from backup_pipeline.engine import dump, plan
 from backup_pipeline.engine.backup import back_up
 from backup_pipeline.engine.dump import PostgresDumpSource
-from backup_pipeline.engine.model import Progress, Report, silent
+from backup_pipeline.engine.model import Manifest, Progress, Report, silent
 from backup_pipeline.engine.names import BackupName, Keys
 from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.s3 import S3Store
@@ -56,6 +58,7 @@ def server(postgres18: EmbeddedPostgres) -> Iterator[Server]:
                 "CREATE TABLE public.noise AS SELECT i, (SELECT string_agg(md5(random()::text), '')"
                 " FROM generate_series(1, 30) WHERE i > 0) FROM generate_series(1, 25000) AS i"
             )
+            connection.execute("CREATE TABLE public.small AS SELECT 1 AS id")
         yield server
 
 
@@ -65,9 +68,10 @@ def attempt(
     bin_dir: Path,
     report: Report = silent,
     lock_timeout: float = 300,
-) -> None:
-    source = PostgresDumpSource(server, [bin_dir], lock_timeout)
-    back_up(source, store, KEYS, BackupName.of("x", now()), clock=now, report=report)
+    jobs: int = 1,
+) -> Manifest:
+    source = PostgresDumpSource(server, [bin_dir], lock_timeout, jobs)
+    return back_up(source, store, KEYS, BackupName.of("x", now()), clock=now, report=report)
 
 
 def assert_absent(store: ObjectStore, server: Server) -> None:
@@ -229,8 +233,99 @@ def test_a_table_that_somebody_has_locked(
 ) -> None:
     with psycopg.connect(postgres18.dsn(server.database)) as holder:
         holder.execute("LOCK TABLE public.noise IN ACCESS EXCLUSIVE MODE")
-        with pytest.raises(TableLocked, match="noise"):
+        with pytest.raises(TableLocked, match=r"noise \(held by \d+, postgres\)"):
             attempt(server, store, postgres18.bin_dir, lock_timeout=0.3)
+    assert_absent(store, server)
+
+
+@contextmanager
+def wanting(server: Server, table: str) -> Iterator[None]:
+    """Somebody waits for a table that he wants for himself, as `TRUNCATE` does."""
+    with psycopg.connect(server.dsn) as one, server.connect() as other:
+
+        def want() -> None:
+            with suppress(QueryCanceled):
+                one.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+
+        wants = threading.Thread(target=want)
+        wants.start()
+        waiting = "SELECT FROM pg_locks WHERE pid = %s AND NOT granted"
+        until(lambda: other.execute(waiting, [one.info.backend_pid]).fetchone() is not None)
+        yield
+        while wants.is_alive():
+            one.cancel()
+            wants.join(0.1)
+
+
+def at_work(name: str) -> list[psutil.Process]:
+    """Children that have not ended; nobody has waited yet for some that have."""
+    return [each for each in children_named(name) if each.status() != psutil.STATUS_ZOMBIE]
+
+
+def until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+# With the second the table has a pg_dump of its own, beside that of everything else.
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("table", ["public.noise", "public.small"])
+def test_who_wants_a_table_for_himself_waits_for_the_dump_which_goes_on(
+    server: Server,
+    store: ObjectStore,
+    postgres18: EmbeddedPostgres,
+    monkeypatch: pytest.MonkeyPatch,
+    jobs: int,
+    table: str,
+) -> None:
+    """Every later lock would stand behind his, which stands behind the coordinator's."""
+    monkeypatch.setattr(plan, "LARGE", 1_000_000)
+    wanted = ExitStack()
+
+    def want() -> None:
+        with server.connect() as other:
+            # All that are there are at their rows, and the schema has been read.
+            copying = (
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND application_name = 'pg_dump' AND query LIKE 'COPY %'"
+            )
+            until(lambda: other.execute(copying).fetchone() == (len(at_work("pg_dump")),))
+        wanted.enter_context(wanting(server, table))
+
+    with wanted:
+        manifest = attempt(server, store, postgres18.bin_dir, once_beyond(0, want), 1.0, jobs)
+    assert [table.rows for table in manifest.contents.tables] == [25000, 1]
+
+
+def test_a_table_that_somebody_wants_before_pg_dump_has_it(
+    server: Server,
+    store: ObjectStore,
+    pg_dump_that: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Soon over, because all who only want to read the table wait as well meanwhile."""
+    monkeypatch.setattr(dump, "_QUEUE_TIMEOUT", 0.3)
+    wanted = tmp_path / "wanted"
+    failed: list[TableLocked] = []
+    bin_dir = pg_dump_that(f'while [ ! -e {wanted} ]; do sleep 0.05; done; real "$@"')
+
+    def try_it() -> None:
+        try:
+            attempt(server, store, bin_dir)
+        except TableLocked as error:
+            failed.append(error)
+
+    trying = threading.Thread(target=try_it)
+    trying.start()
+    until(lambda: len(children_named("pg_dump")) > 0)
+    with wanting(server, "public.noise"):
+        wanted.touch()
+        trying.join(30)
+    (error,) = failed
+    assert "for more than 0.3 s: public.noise (wanted by " in error.message
     assert_absent(store, server)
 
 

@@ -109,7 +109,8 @@ def test_a_table_that_nobody_held_may_not_have_moved(
         meddler.execute("CREATE TABLE kept_7 AS TABLE t7; CREATE TABLE kept_8 AS TABLE t8")
         try:
             meddler.execute(change)
-            with pytest.raises(PostgresFailed, match=r'public\.t7(" does not exist| was dropped)'):
+            moved = r'public\.t[78](" does not exist| was dropped)'
+            with pytest.raises(PostgresFailed, match=moved):
                 read_contents(dump)
         finally:
             meddler.execute("DROP TABLE IF EXISTS t7, t8")

@@ -25,7 +25,7 @@ TABLES = """
     CREATE TABLE public."fat in TOAST" (body text);
     ALTER TABLE public."fat in TOAST" ALTER body SET STORAGE EXTERNAL;
     INSERT INTO public."fat in TOAST" SELECT repeat('y', 1000000) FROM generate_series(1, 3);
-    CREATE TABLE public.small (id int);
+    CREATE TABLE public.small AS SELECT 1 AS id;
     CREATE TABLE public.parted (id int) PARTITION BY RANGE (id);
     CREATE TABLE public.part_1 PARTITION OF public.parted FOR VALUES FROM (0) TO (100000);
     INSERT INTO public.parted SELECT generate_series(0, 99999);
@@ -84,11 +84,12 @@ def test_tables_are_large_by_what_they_take_on_disk_toast_and_partitions_include
     server: Server, postgres18: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "LARGE", 1_000_000)
-    with source(server, postgres18).open_dump() as dump:
+    for jobs in (1, 2, 3, 4):
+        with source(server, postgres18, jobs).open_dump() as dump:
+            assert len(dump.data()) == jobs
+    with source(server, postgres18, jobs=5).open_dump() as dump:
         # One for each large table, and one for all the rest.
         assert len(dump.data()) == 4
-    with source(server, postgres18, jobs=1).open_dump() as dump:
-        assert len(dump.data()) == 1
 
 
 def test_jobs_are_as_many_as_the_role_has_connections_left(
