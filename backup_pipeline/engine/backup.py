@@ -133,6 +133,7 @@ class _Writing:
         self._report = report
         self._telling = Lock()
         self._raw_length = 0
+        self._has_schema = False
         self._streams = deque(dump.data())
         self._contents: list[Contents] = []
         sinks = upload.lanes or (sink,)
@@ -144,9 +145,9 @@ class _Writing:
         with Crew() as crew:
             for number in range(len(self._members)):
                 crew.start(partial(self._work, crew, number))
-            # Nobody waits for it, so it is read while the rows stream.
-            self._dump.access()
-            crew.wait()
+            # Nobody waits for it, so it is read while the rows stream; beside two readings of the
+            # catalog it would slow down both.
+            crew.wait(lambda: self._has_schema and self._dump.access())
         order = self._upload.end_lanes() or (0,)
         self._behind.add_text(Section.POST_DATA, self._dump.schema().post_data)
         in_order = [*(self._members[lane] for lane in order), self._behind]
@@ -159,6 +160,7 @@ class _Writing:
                 schema = self._dump.schema()
                 members.add_text(Section.DROPS, schema.drops)
                 members.add_text(Section.PRE_DATA, schema.pre_data)
+                self._has_schema = True
             for stream in taken_from(self._streams):
                 inventory = inventory_of(self._dump, digests=self._digests)
                 members.add_data(stream, inventory)

@@ -42,6 +42,7 @@ def of_server(
             found = [
                 Finding("PostgreSQL", Level.OK, f"{server.describe()} answers, version {version}"),
                 skew("PostgreSQL's clock", there, here),
+                *_pooled(connection),
                 _rights(connection),
                 *_invisible(connection),
                 *_room(connection),
@@ -55,6 +56,19 @@ def of_server(
         return
     yield from found
     yield _clients(clients, version_num, minimums)
+
+
+def _pooled(connection: "Connection") -> Iterator[Finding]:
+    """Whether somebody else than the server has said which of its processes works for us."""
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    if row != (connection.info.backend_pid,):
+        yield Finding(
+            "pooler",
+            Level.WARN,
+            "the connection goes through a pooler, such as PgBouncer",
+            "Give PGHOST and PGPORT of PostgreSQL itself: a pooler may give each transaction "
+            "another session, and a backup is more than a transaction.",
+        )
 
 
 # Rights

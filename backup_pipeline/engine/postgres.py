@@ -37,6 +37,7 @@ _KEEPALIVE = {
 _SERVERS_KEEPALIVE = {f"tcp_{name}": value for name, value in _KEEPALIVE.items() if name[0] == "k"}
 # What an owner may set for a database, and what changes how pg_dump words its schema.
 _PINNED = {"standard_conforming_strings": "on", "quote_all_identifiers": "off"}
+_OPTIONS = " ".join(f"-c {name}={value}" for name, value in (_PINNED | _SERVERS_KEEPALIVE).items())
 # The first four are settled by the connection; the last would hide who a backend works for.
 _NOT_FOR_CHILDREN = (
     "PGSERVICE",
@@ -57,6 +58,8 @@ _ADVICE = {
     "SSL": "They do not agree on TLS: look at PGSSLMODE, PGSSLROOTCERT, its certificate.",
     "certificate": "They do not agree on TLS: look at PGSSLMODE, PGSSLROOTCERT, its certificate.",
     "starting up": "Wait until it is up, and run it again.",
+    "startup parameter": "That is a pooler, such as PgBouncer, which hands out sessions of others: "
+    "give PGHOST and PGPORT of PostgreSQL itself.",
 }
 _SETTLED = {name.encode() for name in _NOT_FOR_CHILDREN}
 
@@ -142,6 +145,8 @@ class Server:
 
         own = {"connect_timeout": _CONNECT_TIMEOUT, "application_name": "backup-pipeline"}
         given: dict[str, Any] = {**own, **_KEEPALIVE, **self._explicit()}
+        # Of the session from its beginning, and of its children's: who can't have that says so.
+        given["options"] = f"{self._resolved().get('options', '')} {_OPTIONS}".lstrip()
         try:
             connection = Connection.connect(autocommit=True, **given)
         except psycopg.OperationalError as error:
@@ -157,8 +162,6 @@ class Server:
                 # Names and rows are read and written as the database has them.
                 encoding = sql.Literal(_server_encoding(connection))
                 connection.execute(sql.SQL("SET client_encoding = {}").format(encoding))
-                for name, value in _SERVERS_KEEPALIVE.items():
-                    connection.execute(f"SET {name} = {value}".encode())
                 yield connection
             except psycopg.Error as error:
                 if connection.fallen_silent:
@@ -219,14 +222,12 @@ def environment_of(connection: "psycopg.Connection[TupleRow]") -> dict[str, str]
     for name in _NOT_FOR_CHILDREN:
         variables.pop(name, None)
     info = connection.info
-    options = [f"-c {name}={value}" for name, value in (_PINNED | _SERVERS_KEEPALIVE).items()]
     variables |= {
         "PGHOST": info.host,
         "PGPORT": str(info.port),
         "PGUSER": info.user,
         "PGDATABASE": info.dbname,
         "PGCLIENTENCODING": _server_encoding(connection),
-        "PGOPTIONS": " ".join([variables.get("PGOPTIONS", ""), *options]).lstrip(),
     }
     if info.password:
         variables["PGPASSWORD"] = info.password
@@ -346,10 +347,11 @@ def _parsed(dsn: str) -> dict[str, str]:
 
 
 def _unconnected(where: str, said: str) -> PostgresUnreachable:
-    # A failed connection has no SQLSTATE; but whatever refused it with FATAL is a server, and
-    # only these pass by themselves (errcodes 57P03 and 53300).
+    # A failed connection has no SQLSTATE; but whatever refused it with FATAL is a server, unless
+    # it is a pooler, and only these pass by themselves (errcodes 57P03 and 53300).
     passing = ("starting up", "shutting down", "not accepting connections", "too many")
-    refused = "FATAL:" in said and not any(words in said for words in passing)
+    others = (*passing, "startup parameter")
+    refused = "FATAL:" in said and not any(words in said for words in others)
     if refused:
         return PostgresDenied(f"no connection to {where}: {said}")
     advice = (advice for words, advice in _ADVICE.items() if words in said)
