@@ -289,6 +289,7 @@ def _restore_part(
             wanted,
             settings.clients_dirs(),
             add=add,
+            jobs=settings.jobs,
             identities=identities,
             clock=lambda: datetime.now(UTC),
             report=report,

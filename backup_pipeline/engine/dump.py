@@ -38,6 +38,7 @@ from backup_pipeline.engine.process import (
 from backup_pipeline.engine.relations import (
     exclusively_locked,
     lock_relations,
+    read_partitioned,
     read_relations,
     with_sizes,
 )
@@ -54,8 +55,8 @@ if TYPE_CHECKING:
 # The first half of the lock's key; a number that nobody else would hit upon.
 _LOCK = 0x6261636B
 
-# Where the coordinator has a table, who waits for it stands behind somebody who wants it for
-# himself, and so do all who only want to read it.
+# Where the coordinator has a table and a pg_dump waits for it, that stands behind somebody who
+# wants it for himself, and so do all who only want to read it.
 _QUEUE_TIMEOUT = 10.0
 
 _CHUNK = 1 << 20
@@ -101,7 +102,7 @@ class Dump(Protocol):
         """The owners and rights of the snapshot, read when they are first asked for."""
 
     def data(self) -> Sequence[Stream]:
-        """Begin to read the data: streams for as many readers, the largest first; asked once."""
+        """Begin to read the data: at most `jobs` streams, the largest first; to be asked once."""
 
 
 def read_stream(stream: Stream, section: Section) -> Iterator[bytes]:
@@ -214,7 +215,9 @@ class PostgresDump:
         self._relations = read_relations(connection, encoding)
         self._lock_timeout = lock_timeout
         if self._locked:
-            lock_relations(connection, self._relations, encoding, lock_timeout)
+            tables = [*self._relations, *read_partitioned(connection, encoding)]
+            lock_relations(connection, tables, encoding, lock_timeout)
+        if self._side_by_side:
             self._lock_timeout = min(lock_timeout, _QUEUE_TIMEOUT)
         if self.jobs > 1:
             self._relations = with_sizes(connection, self._relations, encoding)
@@ -236,10 +239,12 @@ class PostgresDump:
 
     def close(self) -> None:
         """End what has been begun and not been read to its end."""
-        # All are told before the first one is waited for.
-        for child in self._begun:
-            child.end()
-        self._children.close()
+        try:
+            # All are told before the first one is waited for.
+            for child in self._begun:
+                child.end()
+        finally:
+            self._children.close()
 
     def schema(self) -> Schema:
         """One pg_dump reads the archive, and pg_restore writes the SQL from that, as pg_dump would.
@@ -297,8 +302,17 @@ class PostgresDump:
                 raise
             raise TableLocked(
                 f"pg_dump has waited for a table of {self.source.database!r} for more than "
-                f"{self._lock_timeout:g} s: {exclusively_locked(self._connection)}"
+                f"{self._lock_timeout:g} s: {self._who(error)}",
+                hint="Run it again." if self._side_by_side else None,
             ) from error
+
+    def _who(self, error: ChildFailed) -> str:
+        from psycopg import Error
+
+        try:
+            return exclusively_locked(self._connection, first="wanted")
+        except Error:
+            raise error from None
 
     @contextmanager
     def _unlocked(self) -> Iterator[Reader]:

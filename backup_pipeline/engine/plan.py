@@ -14,7 +14,7 @@ _MOST_TABLES = 1000
 
 
 def plan(sizes: Mapping[Table, int], jobs: int) -> tuple[tuple[Table, ...], ...]:
-    """Groups of large tables, each to be dumped by one job less one, which dumps all the rest.
+    """Groups of large tables, one for each job but one; that one dumps all the rest.
 
     `sizes` are bytes on disk, TOAST included.
     The jobs are as even as whole tables allow: each next table goes where least is so far.

@@ -48,6 +48,8 @@ _NOT_FOR_CHILDREN = (
 )
 # What libpq says when it gets no connection, and what is worth looking at then.
 _ADVICE = {
+    "startup parameter": "That is a pooler, such as PgBouncer, which hands out sessions of others: "
+    "give PGHOST and PGPORT of PostgreSQL itself.",
     "Connection refused": "Nobody listens there: start the server, or correct PGHOST and PGPORT.",
     "No such file": "No server has its socket there: start it, or correct PGHOST and PGPORT.",
     "timeout": "Nothing answers there: look at the network, its firewalls and PGHOST.",
@@ -58,8 +60,6 @@ _ADVICE = {
     "SSL": "They do not agree on TLS: look at PGSSLMODE, PGSSLROOTCERT, its certificate.",
     "certificate": "They do not agree on TLS: look at PGSSLMODE, PGSSLROOTCERT, its certificate.",
     "starting up": "Wait until it is up, and run it again.",
-    "startup parameter": "That is a pooler, such as PgBouncer, which hands out sessions of others: "
-    "give PGHOST and PGPORT of PostgreSQL itself.",
 }
 _SETTLED = {name.encode() for name in _NOT_FOR_CHILDREN}
 
@@ -145,8 +145,10 @@ class Server:
 
         own = {"connect_timeout": _CONNECT_TIMEOUT, "application_name": "backup-pipeline"}
         given: dict[str, Any] = {**own, **_KEEPALIVE, **self._explicit()}
-        # Of the session from its beginning, and of its children's: who can't have that says so.
-        given["options"] = f"{self._resolved().get('options', '')} {_OPTIONS}".lstrip()
+        # From its beginning, as in the children: who does not take that, such as a pooler, says so.
+        # The options of a service are known to libpq alone.
+        if "service" not in given:
+            given["options"] = f"{self._resolved().get('options', '')} {_OPTIONS}".lstrip()
         try:
             connection = Connection.connect(autocommit=True, **given)
         except psycopg.OperationalError as error:
@@ -162,6 +164,9 @@ class Server:
                 # Names and rows are read and written as the database has them.
                 encoding = sql.Literal(_server_encoding(connection))
                 connection.execute(sql.SQL("SET client_encoding = {}").format(encoding))
+                if "service" in given:
+                    for name, value in _SERVERS_KEEPALIVE.items():
+                        connection.execute(f"SET {name} = {value}".encode())
                 yield connection
             except psycopg.Error as error:
                 if connection.fallen_silent:
@@ -221,8 +226,9 @@ def environment_of(connection: "psycopg.Connection[TupleRow]") -> dict[str, str]
     }
     for name in _NOT_FOR_CHILDREN:
         variables.pop(name, None)
-    info = connection.info
+    info, options = connection.info, variables.get("PGOPTIONS", "")
     variables |= {
+        "PGOPTIONS": options if _OPTIONS in options else f"{options} {_OPTIONS}".lstrip(),
         "PGHOST": info.host,
         "PGPORT": str(info.port),
         "PGUSER": info.user,

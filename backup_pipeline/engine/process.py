@@ -66,6 +66,9 @@ class ChildReader:
         # The thread closes its pipe itself, so that nobody does while it reads.
         stderr, process.stderr = process.stderr, None
         self._drain = threading.Thread(target=self._keep_both_ends, args=(stderr,), daemon=True)
+
+    def drain(self) -> None:
+        """Begin to keep what the child says beside its output."""
         self._drain.start()
 
     def read(self, size: int, /) -> bytes:
@@ -164,6 +167,7 @@ def begun(
     with process:
         reader = ChildReader(process, program, patience)
         try:
+            reader.drain()
             assert process.stdout is not None
             _widen(process.stdout)
             if given is not None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from backup_pipeline.engine.plan import Table
 from backup_pipeline.engine.script import decoded, encoded, quoted
@@ -33,9 +33,18 @@ def read_relations(connection: "Connection", encoding: str) -> Mapping[Table, Re
 
     `encoding` is the database's; names come as `script.decoded` has them.
     """
+    return _named(connection, "r", encoding)
+
+
+def read_partitioned(connection: "Connection", encoding: str) -> Iterable[Table]:
+    """Each partitioned table: it has no rows, but pg_dump locks it as well."""
+    return _named(connection, "p", encoding)
+
+
+def _named(connection: "Connection", kind: str, encoding: str) -> Mapping[Table, Relation]:
     return {
         (decoded(schema, encoding), decoded(name, encoding)): Relation(oid, file)
-        for oid, file, schema, name in connection.execute(_RELATIONS).fetchall()
+        for oid, file, schema, name in connection.execute(_RELATIONS, {"kind": kind}).fetchall()
     }
 
 
@@ -71,7 +80,7 @@ _RELATIONS = """
            convert_to(nspname::text, getdatabaseencoding()),
            convert_to(relname::text, getdatabaseencoding())
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
-    WHERE relkind = 'r' AND relpersistence <> 't'
+    WHERE relkind = %(kind)s AND relpersistence <> 't'
       -- Standbys have no unlogged rows, and pg_dump skips them there.
       AND NOT (relpersistence = 'u' AND pg_is_in_recovery())
       AND nspname NOT IN ('pg_catalog', 'information_schema') AND nspname !~ '^pg_toast'
@@ -111,15 +120,15 @@ def _lock(connection: "Connection", tables: Sequence[Table], encoding: str, time
             connection.execute("ROLLBACK")
             raise TableLocked(
                 f"a table of {connection.info.dbname!r} has been locked for more than "
-                f"{timeout:g} s: {exclusively_locked(connection)}"
+                f"{timeout:g} s: {exclusively_locked(connection, first='held')}"
             ) from error
 
 
-def exclusively_locked(connection: "Connection") -> str:
-    """Which tables somebody holds or wants for himself, and who."""
+def exclusively_locked(connection: "Connection", *, first: Literal["held", "wanted"]) -> str:
+    """Which tables somebody holds or wants for himself, and who; the `first` of these first."""
     # Within a transaction the server tells what it told before.
     connection.execute("SELECT pg_stat_clear_snapshot()")
-    rows = connection.execute(_EXCLUSIVELY_LOCKED).fetchall()
+    rows = connection.execute(_EXCLUSIVELY_LOCKED, {"granted": first == "held"}).fetchall()
     found = (f"{table} ({how} by {pid}, {user})" for table, how, pid, user in rows)
     return ", ".join(found) or "not any more"
 
@@ -127,9 +136,10 @@ def exclusively_locked(connection: "Connection") -> str:
 _EXCLUSIVELY_LOCKED = """
     SELECT relation::regclass::text, CASE WHEN granted THEN 'held' ELSE 'wanted' END,
            pid, coalesce(usename, 'a prepared transaction')
-    FROM pg_locks LEFT JOIN pg_stat_activity USING (pid)
+    FROM pg_locks JOIN pg_class ON pg_class.oid = relation
+    LEFT JOIN pg_stat_activity USING (pid)
     WHERE locktype = 'relation' AND mode = 'AccessExclusiveLock'
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND relation >= 16384
-    ORDER BY granted DESC, 1 LIMIT 5
+      AND relation >= 16384 AND relkind IN ('r', 'p') AND relpersistence <> 't'
+    ORDER BY granted = %(granted)s DESC, 1 LIMIT 5
 """

@@ -1,6 +1,6 @@
 """Selection: chosen tables or schemas of a backup, without reading the members of the others."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,7 +22,9 @@ from backup_pipeline.engine.archive import (
     with_what_belongs,
 )
 from backup_pipeline.engine.catalog import read_manifest
-from backup_pipeline.engine.execute import copy_in, events_of, events_of_members, execute
+from backup_pipeline.engine.crew import Crew, Tally, taken_from
+from backup_pipeline.engine.execute import copy_in, events_of, events_of_members
+from backup_pipeline.engine.load import Receiver, set_up
 from backup_pipeline.engine.model import (
     Member,
     Progress,
@@ -34,7 +36,8 @@ from backup_pipeline.engine.model import (
 from backup_pipeline.engine.names import BackupName, Keys
 from backup_pipeline.engine.postgres import Server, choose_clients, find_clients
 from backup_pipeline.engine.preflight import require_suitable
-from backup_pipeline.engine.script import CopyBegin, decoded, encoded, quoted
+from backup_pipeline.engine.restore import within_limits
+from backup_pipeline.engine.script import CopyBegin, Event, decoded, encoded, quoted
 from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.engine.stored import StoredBackup
 from backup_pipeline.engine.target import (
@@ -46,7 +49,7 @@ from backup_pipeline.engine.target import (
     require_free,
     switch,
 )
-from backup_pipeline.engine.verify import read_members
+from backup_pipeline.engine.verify import read_members, runs_of
 from backup_pipeline.errors import NotFound, Refused, VerificationFailed
 
 if TYPE_CHECKING:
@@ -89,6 +92,7 @@ def restore_selection(
     bin_dirs: Sequence[Path],
     *,
     add: bool = False,
+    jobs: int = 2,
     identities: Sequence[Identity] = (),
     clock: Callable[[], datetime],
     report: Report = silent,
@@ -101,6 +105,7 @@ def restore_selection(
     Only the members with those tables are read, and verified as they go by: a new database gets
     its name at the end, and what is added is one transaction, so the target is as it was whatever
     goes wrong.
+    Up to `jobs` connections load a new database.
 
     Raises `NotFound` where the backup has no such table or schema, and what a restore raises.
     """
@@ -119,12 +124,14 @@ def restore_selection(
         with part.prepared(bin_dirs, admin.info.server_version):
             if add:
                 with server.using(target).connect() as connection, connection.transaction():
-                    part.load(connection)
+                    part.load(connection, server.using(target), 1)
             else:
                 remove_leftovers(admin)
                 with new_database(admin, manifest.source, target) as loading:
                     with server.using(loading).connect() as connection:
-                        part.load(connection)
+                        # The switch commits synchronously, and with it all that was before it.
+                        set_up(connection)
+                        part.load(connection, server.using(loading), within_limits(admin, jobs))
                         connection.execute("ANALYZE")
                     switch(
                         server,
@@ -152,8 +159,9 @@ class _Part:
         self._report = report
         self._scripts: dict[str, bytes] = {}
         self._sequences: tuple[SequenceValue, ...] = ()
+        self._rows, self._done = Tally(), Tally()
         self.tables: frozenset[Name] = frozenset()
-        self.rows = self.read_bytes = 0
+        self.read_bytes = 0
 
     @contextmanager
     def prepared(self, bin_dirs: Sequence[Path], server_version: int) -> Iterator[None]:
@@ -182,15 +190,26 @@ class _Part:
                 }
             yield
 
-    def load(self, connection: "psycopg.Connection[TupleRow]") -> None:
-        """Make what is wanted in the database of the connection."""
+    @property
+    def rows(self) -> int:
+        """How many the server has taken."""
+        return self._rows.sum
+
+    def load(self, connection: "psycopg.Connection[TupleRow]", server: Server, jobs: int) -> None:
+        """Make what is wanted in the database of the connection, which is one of the server's.
+
+        While rows are loaded, `jobs` less one others are beside it.
+        """
         connection.prepare_threshold = None
         encoding = self._manifest.source.encoding
         connection.execute(sql.SQL("SET client_encoding = {}").format(sql.Literal(encoding)))
-        self._execute(connection, "pre-data")
-        if self._selection.rows:
-            self._copy(connection)
-            for each in self._sequences:
+        receiver = Receiver(server, encoding)
+        with Crew() as crew:
+            crew.start(lambda: receiver.make_tables(connection, self._events("pre-data"), crew))
+            crew.wait()
+            if self._selection.rows:
+                self._copy(connection, receiver, jobs, crew)
+            for each in self._sequences if self._selection.rows else ():
                 relation = b".".join(
                     quoted(encoded(part, encoding)) for part in (each.schema, each.sequence)
                 )
@@ -198,7 +217,8 @@ class _Part:
                     "SELECT pg_catalog.setval(%s::text::regclass, %s, %s)",
                     (decoded(relation, encoding), each.value, each.called),
                 )
-        self._execute(connection, "post-data")
+            crew.start(lambda: receiver.take(connection, self._events("post-data"), crew))
+            crew.wait()
 
     @property
     def _named(self) -> bool:
@@ -255,11 +275,16 @@ class _Part:
         tables = ((each.schema, each.table) for each in self._manifest.contents.tables)
         return named(entries, "TABLE", tables)
 
-    def _execute(self, connection: "psycopg.Connection[TupleRow]", section: str) -> None:
-        for _ in execute(connection, events_of([self._scripts.get(section, b"")])):
-            pass
+    def _events(self, section: str) -> Iterator[Event]:
+        return events_of([self._scripts.get(section, b"")])
 
-    def _copy(self, connection: "psycopg.Connection[TupleRow]") -> None:
+    def _copy(
+        self,
+        connection: "psycopg.Connection[TupleRow]",
+        receiver: Receiver,
+        jobs: int,
+        crew: Crew,
+    ) -> None:
         members = [
             member
             for member in self._manifest.members
@@ -267,19 +292,33 @@ class _Part:
             and any((each.schema, each.table) in self.tables for each in member.tables)
         ]
         self.read_bytes = sum(member.length for member in members)
-        total, done = sum(member.raw_length for member in members), 0
-        for member, chunks in read_members(self._backup, members):
-            for length in self._copy_member(connection, member, chunks):
-                self._report(Progress("restore", done + length, total))
-            done += member.raw_length
+        total = sum(member.raw_length for member in members)
+        runs = deque(runs_of(members))
+        for _ in range(min(jobs, len(runs)) - 1):
+            crew.start(lambda: self._copy_beside(receiver, runs, crew))
+        crew.start(lambda: self._copy_runs(connection, runs, crew))
+        crew.wait(lambda: self._report(Progress("restore", self._done.sum, total)))
+
+    def _copy_beside(self, receiver: Receiver, runs: "deque[list[Member]]", crew: Crew) -> None:
+        with receiver.connected() as connection:
+            self._copy_runs(connection, runs, crew)
+
+    def _copy_runs(
+        self, connection: "psycopg.Connection[TupleRow]", runs: "deque[list[Member]]", crew: Crew
+    ) -> None:
+        with crew.stopping(connection.cancel):
+            for run in taken_from(runs):
+                for member, chunks in read_members(self._backup, run):
+                    self._copy_member(connection, member, chunks, crew)
 
     def _copy_member(
         self,
         connection: "psycopg.Connection[TupleRow]",
         member: Member,
         chunks: Iterable[bytes],
-    ) -> Iterator[int]:
-        encoding, done = self._manifest.source.encoding, 0
+        crew: Crew,
+    ) -> None:
+        encoding = self._manifest.source.encoding
         taken: Counter[Name] = Counter()
         events = events_of_members([member], chunks, encoding)
         for event in events:
@@ -290,8 +329,8 @@ class _Part:
                 continue
             cursor = connection.cursor()
             for length in copy_in(cursor, event, events):
-                done += length
-                yield done
+                crew.go_on()
+                self._done.add(length)
             taken[name] += cursor.rowcount
         for each in member.tables:
             name = (each.schema, each.table)
@@ -300,4 +339,4 @@ class _Part:
                     f"{'.'.join(name)} took {taken[name]} rows of {each.rows}",
                     hint="The target is as it was. A trigger or rule of the target may drop rows.",
                 )
-        self.rows += taken.total()
+        self._rows.add(taken.total())

@@ -142,7 +142,7 @@ class _Verification(Generic[Stretch]):
     def __init__(self, read: _Read[Stretch], stretches: Sequence[Stretch]) -> None:
         self._read = read
         # The largest first, so that no thread is left alone with one.
-        self._runs = deque(sorted(_runs(stretches), key=_stored_length, reverse=True))
+        self._runs = deque(sorted(runs_of(stretches), key=_stored_length, reverse=True))
         self._lock = threading.Lock()
         self._first: tuple[int, VerificationFailed] | None = None
         self.done = Tally()
@@ -269,7 +269,7 @@ def _require_end(member: Member, tables: tuple[TableRows, ...], *, closed: bool)
         raise VerificationFailed("the rows of its tables are not those that were dumped")
 
 
-def _runs(stretches: Sequence[Stretch]) -> Iterator[list[Stretch]]:
+def runs_of(stretches: Sequence[Stretch]) -> Iterator[list[Stretch]]:
     """What lies side by side, enough of it to be worth a request; what is large is alone."""
     run: list[Stretch] = []
     for each in stretches:

@@ -118,11 +118,17 @@ def test_a_child_is_led_to_the_very_server_of_the_connection(
 ) -> None:
     services = tmp_path / "services"
     hosts, ports = f"127.0.0.1,{postgres.host}", f"1,{postgres.port}"
-    services.write_text(f"[backups]\nhost={hosts}\nport={ports}\nuser={postgres.user}\n")
+    services.write_text(
+        f"[backups]\nhost={hosts}\nport={ports}\nuser={postgres.user}\n"
+        "options=-c application_name=theirs\n"
+    )
     monkeypatch.setenv("PGSERVICEFILE", str(services))
     of_service = Server.of("service=backups", dbname=server.database, password=postgres.password)
     with of_service.connect() as connection:
         env = environment_of(connection)
+        idle = connection.execute("SELECT current_setting('tcp_keepalives_idle')").fetchone()
+    assert idle == ("60",)
+    assert env["PGOPTIONS"].startswith("-c application_name=theirs -c standard_conforming")
     assert (env["PGHOST"], env["PGPORT"]) == (postgres.host, str(postgres.port))
     assert (env["PGUSER"], env["PGDATABASE"]) == (postgres.user, server.database)
     assert env["PGPASSWORD"] == postgres.password

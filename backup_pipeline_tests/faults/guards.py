@@ -131,9 +131,16 @@ MUTATIONS = (
     Mutation(
         "the tables of a dump are held from its beginning",
         "dump.py",
-        "            lock_relations(connection, self._relations, encoding, lock_timeout)\n",
+        "            lock_relations(connection, tables, encoding, lock_timeout)\n",
         "            pass\n",
         ("integration/test_many_tables.py::test_the_coordinator_locks_where_that_leaves_room",),
+    ),
+    Mutation(
+        "partitioned tables are held from the beginning, too",
+        "dump.py",
+        "[*self._relations, *read_partitioned(connection, encoding)]",
+        "[*self._relations]",
+        ("faults/test_backup_faults.py::test_a_table_that_somebody_has_locked[parted]",),
     ),
     Mutation(
         "every pg_dump has its tables before anybody stands in line for one",

@@ -59,6 +59,7 @@ def server(postgres18: EmbeddedPostgres) -> Iterator[Server]:
                 " FROM generate_series(1, 30) WHERE i > 0) FROM generate_series(1, 25000) AS i"
             )
             connection.execute("CREATE TABLE public.small AS SELECT 1 AS id")
+            connection.execute("CREATE TABLE public.parted (id int) PARTITION BY RANGE (id)")
         yield server
 
 
@@ -228,12 +229,21 @@ def test_a_second_backup_of_a_database_waits_its_turn_and_is_refused_in_the_end(
     assert len(list(store.list(""))) == 3
 
 
+# Who makes a partition has locked the partitioned table, and none of its partitions.
+@pytest.mark.parametrize("table", ["noise", "parted"])
 def test_a_table_that_somebody_has_locked(
-    server: Server, store: ObjectStore, postgres18: EmbeddedPostgres
+    server: Server,
+    store: ObjectStore,
+    postgres18: EmbeddedPostgres,
+    monkeypatch: pytest.MonkeyPatch,
+    table: str,
 ) -> None:
+    monkeypatch.setattr(dump, "_QUEUE_TIMEOUT", 0.1)
     with psycopg.connect(postgres18.dsn(server.database)) as holder:
-        holder.execute("LOCK TABLE public.noise IN ACCESS EXCLUSIVE MODE")
-        with pytest.raises(TableLocked, match=r"noise \(held by \d+, postgres\)"):
+        holder.execute(f"LOCK TABLE ONLY public.{table} IN ACCESS EXCLUSIVE MODE".encode())
+        holder.execute("CREATE TEMPORARY TABLE a (id int PRIMARY KEY, body text)")
+        said = rf"0\.3 s: (public\.)?{table} \(held by \d+, postgres\)$"
+        with pytest.raises(TableLocked, match=said):
             attempt(server, store, postgres18.bin_dir, lock_timeout=0.3)
     assert_absent(store, server)
 

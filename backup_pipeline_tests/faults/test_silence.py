@@ -196,10 +196,14 @@ def test_a_command_that_is_interrupted_in_a_silence_leaves_nothing_within_second
 def test_a_command_whose_server_falls_silent_in_mid_dump_ends_with_5_and_says_what_to_do(
     live: Server, relay: Relay, witness: Witness, victim: Victim
 ) -> None:
-    # One after the other: the schema has been read, and nobody waits but whoever reads rows.
+    with live.connect() as connection:
+        connection.execute(
+            "CREATE TABLE public.many AS SELECT repeat('x', 1000) FROM generate_series(1, 40000)"
+        )
+    # More than buffers hold: the schema has been read, and nobody waits but whoever reads rows.
     patience = {"BACKUP_POSTGRES_TIMEOUT": "1", "BACKUP_JOBS": "1"}
     victim.environment = {**victim.environment, **patience}
-    relay.stall_after(2_000_000)
+    relay.stall_after(30_000_000)
     done = subprocess.run(
         [*COMMAND, "backup"],
         env={**victim.environment, "TEST_MARK": victim.mark},

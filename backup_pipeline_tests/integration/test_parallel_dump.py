@@ -121,7 +121,5 @@ def test_the_coordinator_outlives_the_patience_of_the_server(
         )
         other.execute(f'ALTER DATABASE "{server.database}" SET statement_timeout = 5000')
     store, name = MemoryStore(), BackupName.of("x", now())
-    # One pg_dump after the other, so that the second one needs the snapshot later.
-    one = source(server, postgres18, jobs=1)
-    back_up(one, store, KEYS, name, clock=now)
+    back_up(source(server, postgres18, jobs=1), store, KEYS, name, clock=now)
     assert verify(store, KEYS, name, clock=now).passed

@@ -8,6 +8,7 @@ import pytest
 from backup_pipeline import cli
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.embedded.sample import load_sample
+from backup_pipeline.engine import verify
 from backup_pipeline.engine.backup import back_up
 from backup_pipeline.engine.catalog import read_manifest
 from backup_pipeline.engine.dump import PostgresDumpSource
@@ -107,6 +108,48 @@ def bring(
 
 def tables(server: Server) -> dict[str, tuple[int, str | None]]:
     return {each.table: (each.rows, each.digest) for each in contents(server).tables}
+
+
+# A constraint, unlike a trigger, is there when the rows come.
+WITNESSED = """
+    CREATE TABLE public.witnesses (pid int);
+    CREATE FUNCTION public.witness() RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO public.witnesses SELECT pg_backend_pid();
+        PERFORM pg_sleep(0.3);
+        RETURN true;
+    END $$;
+    CREATE TABLE public.one (body text CHECK (public.witness()));
+    CREATE TABLE public.two (LIKE public.one INCLUDING ALL);
+    CREATE TABLE public.three (LIKE public.one INCLUDING ALL);
+    INSERT INTO public.one VALUES (repeat('x', 100000));
+    INSERT INTO public.two TABLE public.one;
+    INSERT INTO public.three TABLE public.one;
+    DELETE FROM public.witnesses;
+"""
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_as_many_connections_as_jobs_load_a_new_database(
+    postgres18: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    monkeypatch.setattr(verify, "_ENOUGH", 1)
+    store = MemoryStore()
+    with new_database(postgres18) as source:
+        with source.connect() as connection:
+            connection.execute(WITNESSED)
+        name, target = make(source, store, postgres18), f"{source.database}_part"
+        chosen = Selection(schemas=("public",))
+        tools = [postgres18.bin_dir]
+        try:
+            result = restore_selection(
+                store, KEYS, name, source, target, chosen, tools, jobs=jobs, clock=now
+            )
+            with source.using(target).connect() as connection:
+                loaded = connection.execute("SELECT count(DISTINCT pid) FROM public.witnesses")
+                assert loaded.fetchone() == (jobs,)
+        finally:
+            drop_database(postgres18, target)
+    assert (result.tables, result.rows) == (4, 3)
 
 
 def test_a_table_comes_with_its_indexes_its_key_and_its_sequence(
