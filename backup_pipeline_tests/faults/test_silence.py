@@ -28,7 +28,7 @@ from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.restore import restore
 from backup_pipeline.engine.sync import sync
 from backup_pipeline.engine.verify import verify
-from backup_pipeline.errors import PostgresUnreachable
+from backup_pipeline.errors import PostgresSilent, PostgresUnreachable
 from backup_pipeline_tests.fakes import MemoryStore
 from backup_pipeline_tests.faults.chance import Chance
 from backup_pipeline_tests.faults.killing import COMMAND, Victim, Witness, kill
@@ -196,14 +196,9 @@ def test_a_command_that_is_interrupted_in_a_silence_leaves_nothing_within_second
 def test_a_command_whose_server_falls_silent_in_mid_dump_ends_with_5_and_says_what_to_do(
     live: Server, relay: Relay, witness: Witness, victim: Victim
 ) -> None:
-    with live.connect() as connection:
-        connection.execute(
-            "CREATE TABLE public.many AS SELECT repeat('x', 1000) FROM generate_series(1, 40000)"
-        )
-    # More than buffers hold: the schema has been read, and nobody waits but whoever reads rows.
     patience = {"BACKUP_POSTGRES_TIMEOUT": "1", "BACKUP_JOBS": "1"}
     victim.environment = {**victim.environment, **patience}
-    relay.stall_after(30_000_000)
+    relay.stall_after(2_000_000)
     done = subprocess.run(
         [*COMMAND, "backup"],
         env={**victim.environment, "TEST_MARK": victim.mark},
@@ -219,6 +214,27 @@ def test_a_command_whose_server_falls_silent_in_mid_dump_ends_with_5_and_says_wh
     assert (witness.objects(), witness.uploads()) == ({}, [])
     relay.cut()
     witness.wait_until_quiet(live.database)
+
+
+def test_a_silence_is_noticed_by_whoever_waits_for_rows(
+    far: Server, live: Server, relay: Relay, postgres18: EmbeddedPostgres
+) -> None:
+    with live.connect() as connection:
+        connection.execute(
+            "CREATE TABLE public.many AS SELECT repeat('x', 1000) FROM generate_series(1, 40000)"
+        )
+    with (
+        PostgresDumpSource(far, [postgres18.bin_dir]).open_dump() as dump,
+        dump.data()[0]() as rows,
+    ):
+        assert rows.read(1)
+        relay.stall()
+        unnoticed = threading.Timer(BOUND / 2, relay.cut)
+        unnoticed.start()
+        with pytest.raises(PostgresSilent):
+            while rows.read(1 << 20):
+                pass
+        unnoticed.cancel()
 
 
 def test_a_server_that_is_only_slow_is_waited_for(live: Server, relay: Relay) -> None:
