@@ -132,12 +132,7 @@ def test_gzip_members_one_after_the_other_are_one_file(
         name = leave(store, b"".join(pieces))
         adopt(store, KEYS, name, AMSTERDAM, clock=now)
         assert verify(store, KEYS, name, clock=now).passed
-        target = f"{source.database}_restored"
-        try:
-            restore(store, KEYS, name, source, target, clock=now)
-            assert_equal(postgres18, source, source.using(target))
-        finally:
-            drop_database(postgres18, target)
+        assert_it_comes_back(postgres18, store, name, source)
 
 
 def test_frames_of_zstd_are_adopted_as_well(store: ObjectStore, good: bytes) -> None:
