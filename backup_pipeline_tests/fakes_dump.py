@@ -9,7 +9,7 @@ from pathlib import Path
 
 from backup_pipeline.engine.dump import Dump, DumpSource, Schema, Stream
 from backup_pipeline.engine.inheritance import Inheritance
-from backup_pipeline.engine.model import Access, Section, Source
+from backup_pipeline.engine.model import Access, Contents, Section, Source
 from backup_pipeline.engine.plan import Table
 from backup_pipeline.engine.postgres import Server
 
@@ -39,6 +39,7 @@ class FakeDump:
     jobs: int = 1
     pg_dump_version: str = "18.7"
     tables: Sequence[Table] = field(default_factory=lambda: TABLES)
+    not_here: Contents = field(default_factory=lambda: Contents((), (), None))
     inheritance: Inheritance = field(default_factory=Inheritance)
     remarks: Sequence[str] = ()
 

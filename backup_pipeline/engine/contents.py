@@ -46,12 +46,12 @@ def together(dump: Dump, streams: Iterable[Contents]) -> Contents:
     A table is what pg_dump names in front of its rows: of partitions it may be their root.
     Raises `PostgresFailed` where pg_dump left out a table.
     """
-    parts = list(streams)
+    parts = [*streams, dump.not_here]
     tables: dict[Table, TableContents] = {}
     for each in chain.from_iterable(part.tables for part in parts):
         name = (each.schema, each.table)
         tables[name] = added(tables[name], each) if name in tables else each
-    expected: set[Table] = set()
+    expected = {(each.schema, each.table) for each in dump.not_here.tables}
     for table in dump.tables:
         name = table if table in tables else dump.inheritance.roots.get(table, table)
         if name not in tables:

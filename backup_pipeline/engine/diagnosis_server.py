@@ -13,8 +13,10 @@ from backup_pipeline.engine.postgres import (
     choose_clients,
     find_clients,
     outdated,
+    server_encoding,
 )
 from backup_pipeline.engine.preflight import data_disk
+from backup_pipeline.engine.relations import left_out, read_not_here
 from backup_pipeline.engine.target import leftovers
 from backup_pipeline.errors import ClientTooOld, PostgresFailed, PostgresUnreachable
 
@@ -43,6 +45,7 @@ def of_server(
                 Finding("PostgreSQL", Level.OK, f"{server.describe()} answers, version {version}"),
                 skew("PostgreSQL's clock", there, here),
                 *_pooled(connection),
+                *_standby(connection),
                 _rights(connection),
                 *_invisible(connection),
                 *_room(connection),
@@ -69,6 +72,29 @@ def _pooled(connection: "Connection") -> Iterator[Finding]:
             "Give PGHOST and PGPORT of PostgreSQL itself: a pooler may give each transaction "
             "another session, and a backup is more than a transaction.",
         )
+
+
+def _standby(connection: "Connection") -> Iterator[Finding]:
+    """Where it is one: what of the database is not there, and what ends a dump of it."""
+    (standby, delay), *_ = connection.execute(_STANDBY).fetchall()
+    if not standby:
+        return
+    if lost := left_out(read_not_here(connection, server_encoding(connection))):
+        advice = "Back up the primary, or make them logged, if their rows matter."
+        yield Finding("left out", Level.WARN, lost, advice)
+    if delay == "-1":
+        yield Finding("standby", Level.OK, "it is one, and waits for as long as a backup takes")
+        return
+    yield Finding(
+        "standby",
+        Level.WARN,
+        f"it is one, and ends a backup for which changes of the primary had to wait {delay}",
+        "Raise max_standby_streaming_delay on the standby; with -1 it waits for as long as a "
+        "backup takes. hot_standby_feedback = on makes such changes rarer.",
+    )
+
+
+_STANDBY = "SELECT pg_is_in_recovery(), current_setting('max_standby_streaming_delay')"
 
 
 # Rights

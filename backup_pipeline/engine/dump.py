@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Protocol
 from backup_pipeline.engine.access import read_access
 from backup_pipeline.engine.inheritance import Inheritance, read_inheritance
 from backup_pipeline.engine.locks import ONE_AFTER_THE_OTHER, SIDE_BY_SIDE, lock_room
-from backup_pipeline.engine.model import Access, Section, Source
+from backup_pipeline.engine.model import Access, Contents, Section, Source
 from backup_pipeline.engine.plan import Table, plan
 from backup_pipeline.engine.postgres import (
     Clients,
     Server,
+    advice_on,
     choose_clients,
     conninfo_of,
     environment_of,
@@ -37,7 +38,9 @@ from backup_pipeline.engine.process import (
 )
 from backup_pipeline.engine.relations import (
     exclusively_locked,
+    left_out,
     lock_relations,
+    read_not_here,
     read_partitioned,
     read_relations,
     with_sizes,
@@ -89,6 +92,8 @@ class Dump(Protocol):
     pg_dump_version: str
     tables: Sequence[Table]
     """Each table whose rows have to be in the data."""
+    not_here: Contents
+    """What of the database this server does not hold, as it will come back: empty."""
     inheritance: Inheritance
     jobs: int
     """How many streams may be read at once."""
@@ -206,13 +211,15 @@ class PostgresDump:
         # The schema is read at the same time.
         free = free_connections(connection) - 1
         self.jobs = max(1, min(jobs, free))
-        self.remarks: Sequence[str] = ()
+        self._relations = read_relations(connection, encoding)
+        self.not_here = read_not_here(connection, encoding)
+        remarks = [left_out(self.not_here)]
         if self.jobs > 1 and not room.fits(SIDE_BY_SIDE):
             self.jobs = 1
-            self.remarks = (f"one pg_dump after the other has read it: {room.shortage()}",)
+            remarks.append(f"one pg_dump after the other has read it: {room.shortage()}")
+        self.remarks: Sequence[str] = [each for each in remarks if each]
         self._side_by_side = free > 0 and room.fits(SIDE_BY_SIDE)
         self._locked = room.fits(SIDE_BY_SIDE if self.jobs > 1 else ONE_AFTER_THE_OTHER)
-        self._relations = read_relations(connection, encoding)
         self._lock_timeout = lock_timeout
         if self._locked:
             tables = [*self._relations, *read_partitioned(connection, encoding)]
@@ -228,7 +235,8 @@ class PostgresDump:
             f"--dbname={conninfo_of(connection)}",
             *_PLAIN,
         )
-        self.tables: Sequence[Table] = sorted(self._relations)
+        without_rows = {(each.schema, each.table) for each in self.not_here.tables}
+        self.tables: Sequence[Table] = sorted(self._relations.keys() - without_rows)
         self.inheritance = read_inheritance(connection, encoding)
         # Where nothing is locked the snapshot ends here before the rows are read.
         self._access = None if self._locked else read_access(connection)
@@ -283,7 +291,7 @@ class PostgresDump:
         parts = [(self._size(group), self._group(group)) for group in groups]
         rest = [self._pattern("--exclude-table-data=", table) for table in large]
         # Large objects belong to the section of the data.
-        parts.append((self._size({*self.tables} - {*large}), self._child(*_CLEAN, *rest)))
+        parts.append((self._size({*self._relations} - {*large}), self._child(*_CLEAN, *rest)))
         parts.sort(key=lambda part: -part[0])
         return [part for _, part in parts]
 
@@ -298,6 +306,8 @@ class PostgresDump:
         try:
             yield
         except ChildFailed as error:
+            if advice := advice_on(error.message):
+                raise ChildFailed(error.message, hint=advice) from error
             if not _WAITED_IN_VAIN.search(error.message):
                 raise
             raise TableLocked(

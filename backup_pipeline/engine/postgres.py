@@ -162,7 +162,7 @@ class Server:
                 # Of the styles that an owner may set for a database, psycopg reads this one.
                 connection.execute("SET DateStyle = ISO")
                 # Names and rows are read and written as the database has them.
-                encoding = sql.Literal(_server_encoding(connection))
+                encoding = sql.Literal(server_encoding(connection))
                 connection.execute(sql.SQL("SET client_encoding = {}").format(encoding))
                 if "service" in given:
                     for name, value in _SERVERS_KEEPALIVE.items():
@@ -171,7 +171,8 @@ class Server:
             except psycopg.Error as error:
                 if connection.fallen_silent:
                     raise connection.fallen_silent from error
-                raise PostgresFailed(f"{self.describe()}: {_one_line(error)}") from error
+                said = _one_line(error)
+                raise PostgresFailed(f"{self.describe()}: {said}", hint=advice_on(said)) from error
 
     def _explicit(self) -> dict[str, str]:
         return {**_parsed(self.dsn), **self.parameters}
@@ -233,7 +234,7 @@ def environment_of(connection: "psycopg.Connection[TupleRow]") -> dict[str, str]
         "PGPORT": str(info.port),
         "PGUSER": info.user,
         "PGDATABASE": info.dbname,
-        "PGCLIENTENCODING": _server_encoding(connection),
+        "PGCLIENTENCODING": server_encoding(connection),
     }
     if info.password:
         variables["PGPASSWORD"] = info.password
@@ -253,7 +254,8 @@ def conninfo_of(connection: "psycopg.Connection[TupleRow]") -> str:
     return make_conninfo(dbname=connection.info.dbname, **watched)
 
 
-def _server_encoding(connection: "psycopg.Connection[TupleRow]") -> str:
+def server_encoding(connection: "psycopg.Connection[TupleRow]") -> str:
+    """The encoding of the connection's database, by PostgreSQL's name."""
     return connection.info.parameter_status("server_encoding") or "UTF8"
 
 
@@ -362,6 +364,16 @@ def _unconnected(where: str, said: str) -> PostgresUnreachable:
         return PostgresDenied(f"no connection to {where}: {said}")
     advice = (advice for words, advice in _ADVICE.items() if words in said)
     return PostgresUnreachable(f"no connection to {where}: {said}", hint=next(advice, None))
+
+
+def advice_on(said: str) -> str | None:
+    """What to do about something that a server has reported, if that is known."""
+    if "conflict with recovery" in said:
+        return (
+            "The standby went on with what the primary had removed or locked. Raise "
+            "max_standby_streaming_delay on it, or back up the primary."
+        )
+    return None
 
 
 def _one_line(error: Exception) -> str:

@@ -12,6 +12,7 @@ from psycopg import errors as pg
 from psycopg import sql
 
 from backup_pipeline.engine.model import Source
+from backup_pipeline.engine.postgres import server_encoding
 from backup_pipeline.errors import TargetUnsuitable
 
 if TYPE_CHECKING:
@@ -40,7 +41,28 @@ def require_suitable(admin: "Admin", source: Source) -> None:
 
 def problems(admin: "Admin", source: Source) -> list[Problem]:
     """Everything that is wrong with a server which is to hold a database like the source."""
-    return [problem for look in _LOOKS for problem in look(admin, source)]
+    # One that takes no writes lets nobody try anything else.
+    return [*_read_only(admin)] or [problem for look in _LOOKS for problem in look(admin, source)]
+
+
+def _read_only(admin: "Admin") -> Iterator[Problem]:
+    standby, read_only = admin.execute(_READ_ONLY).fetchone() or (False, False)
+    if standby:
+        yield Problem(
+            "the target server is a standby, which takes no writes",
+            "Restore on the primary, or on another server; BACKUP_DRILL_DSN names the one on which "
+            "drills restore.",
+        )
+    elif read_only:
+        yield Problem(
+            f"role {admin.info.user!r} writes nothing on the target server: "
+            "default_transaction_read_only is on",
+            f"As a superuser: ALTER ROLE {_quoted(admin.info.user)} SET "
+            "default_transaction_read_only = off;",
+        )
+
+
+_READ_ONLY = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::bool"
 
 
 def _version(admin: "Admin", source: Source) -> Iterator[Problem]:
@@ -87,7 +109,7 @@ def _roles(admin: "Admin", source: Source) -> Iterator[Problem]:
 def _locales(admin: "Admin", source: Source) -> Iterator[Problem]:
     # A collation is the only thing that takes a locale and can be undone; it has the encoding of
     # the database that it is in.
-    if admin.info.parameter_status("server_encoding") != source.encoding:
+    if server_encoding(admin) != source.encoding:
         return
     probes = []
     collate, ctype = source.collate, source.ctype

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from backup_pipeline.engine.findings import few
+from backup_pipeline.engine.model import Contents, SequenceValue, TableContents
 from backup_pipeline.engine.plan import Table
 from backup_pipeline.engine.script import decoded, encoded, quoted
 from backup_pipeline.errors import TableLocked
@@ -29,7 +31,7 @@ class Relation:
 
 
 def read_relations(connection: "Connection", encoding: str) -> Mapping[Table, Relation]:
-    """Each table whose rows pg_dump dumps, less those of extensions; not how large it is.
+    """Each table that pg_dump dumps, less those of extensions; not how large it is.
 
     `encoding` is the database's; names come as `script.decoded` has them.
     """
@@ -46,6 +48,26 @@ def _named(connection: "Connection", kind: str, encoding: str) -> Mapping[Table,
         (decoded(schema, encoding), decoded(name, encoding)): Relation(oid, file)
         for oid, file, schema, name in connection.execute(_RELATIONS, {"kind": kind}).fetchall()
     }
+
+
+def read_not_here(connection: "Connection", encoding: str) -> Contents:
+    """Unlogged tables and sequences, of which a standby holds nothing, as they will come back."""
+    tables, sequences = [], []
+    for schema, name, start in connection.execute(_NOT_HERE).fetchall():
+        named = decoded(schema, encoding), decoded(name, encoding)
+        if start is None:
+            tables.append(TableContents(*named, rows=0))
+        else:
+            sequences.append(SequenceValue(*named, value=start, called=False))
+    return Contents(tuple(tables), tuple(sequences), large_objects=None)
+
+
+def left_out(not_here: Contents) -> str | None:
+    """Of which tables a dump has no rows, in words; `None` where it has them all."""
+    tables = [f"{each.schema}.{each.table}" for each in not_here.tables]
+    if not tables:
+        return None
+    return f"a standby has no rows of unlogged tables, so they are in no dump of it: {few(tables)}"
 
 
 def lock_relations(
@@ -75,19 +97,27 @@ def with_sizes(
 
 
 # Names as bytes: in databases that are not in UTF-8 they must be those of pg_dump's text.
-_RELATIONS = """
+_OURS = """
+    nspname NOT IN ('pg_catalog', 'information_schema') AND nspname !~ '^pg_toast'
+    AND NOT EXISTS (
+        SELECT FROM pg_depend
+        WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e')
+"""
+_RELATIONS = f"""
     SELECT pg_class.oid::bigint, relfilenode::bigint,
            convert_to(nspname::text, getdatabaseencoding()),
            convert_to(relname::text, getdatabaseencoding())
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
-    WHERE relkind = %(kind)s AND relpersistence <> 't'
-      -- Standbys have no unlogged rows, and pg_dump skips them there.
-      AND NOT (relpersistence = 'u' AND pg_is_in_recovery())
-      AND nspname NOT IN ('pg_catalog', 'information_schema') AND nspname !~ '^pg_toast'
-      AND NOT EXISTS (
-          SELECT FROM pg_depend
-          WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e')
-"""
+    WHERE relkind = %(kind)s AND relpersistence <> 't' AND {_OURS}
+"""  # noqa: S608  # of constants
+_NOT_HERE = f"""
+    SELECT convert_to(nspname::text, getdatabaseencoding()),
+           convert_to(relname::text, getdatabaseencoding()), seqstart
+    FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    LEFT JOIN pg_sequence ON seqrelid = pg_class.oid
+    WHERE pg_is_in_recovery() AND relkind IN ('r', 'S') AND relpersistence = 'u' AND {_OURS}
+    ORDER BY 1, 2
+"""  # noqa: S608  # of constants
 # Without what pg_table_size adds, which is little, and takes several times as long.
 _SIZES = """
     SELECT oid::bigint, pg_relation_size(oid)

@@ -1215,4 +1215,29 @@ MUTATIONS = (
         ("test_cli.py::test_a_backup_that_is_not_whole_ends_with_7_and_nothing_is_pruned",),
         folder="cli",
     ),
+    # standby
+    Mutation(
+        "what a standby does not hold comes back empty, and is no difference",
+        "contents.py",
+        "    parts = [*streams, dump.not_here]\n",
+        "    parts = list(streams)\n",
+        (
+            "faults/test_standby.py::test_a_backup_of_a_standby_restores_on_the_primary",
+            "faults/test_standby.py::test_a_standby_is_synced_into_another_server_as_it_is",
+        ),
+    ),
+    Mutation(
+        "rows that a standby lacks are told",
+        "dump.py",
+        "        remarks = [left_out(self.not_here)]\n",
+        "        remarks: list[str | None] = []\n",
+        ("faults/test_standby.py::test_rows_that_a_standby_lacks_are_told",),
+    ),
+    Mutation(
+        "nothing is attempted on a standby",
+        "preflight.py",
+        "    if standby:\n",
+        "    if False:\n",
+        ("faults/test_standby.py::test_nothing_is_attempted_on_a_server_that_takes_no_writes",),
+    ),
 )
