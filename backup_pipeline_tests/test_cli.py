@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -265,6 +266,53 @@ def test_list_is_of_a_span_of_time_if_asked_both_ends_included(
     assert listed("--since", "2026-01-01") == []
     document = cli("list", "--json", "--until", "2025-12-15").document
     assert [backup["name"] for backup in document["backups"]] == [str(first)]
+
+
+def test_metrics_are_printed_or_written_into_a_file(
+    cli: Any, store: MemoryStore, tmp_path: Path
+) -> None:
+    make_backup(store, ago(days=1))
+    printed = cli("metrics")
+    assert printed.code == 0
+    assert '\nbackup_pipeline_newest_rows{database="ahold_options"} 42.0\n' in printed.out
+    written = cli("metrics", "--output", "backup_pipeline.prom")
+    assert (written.code, written.out, written.err) == (0, "", "")
+    assert (tmp_path / "backup_pipeline.prom").read_text() == printed.out
+    assert [each.name for each in tmp_path.iterdir()] == ["backup_pipeline.prom"]
+    assert {
+        "name": "backup_pipeline_newest_rows",
+        "labels": {"database": "ahold_options"},
+        "value": 42.0,
+    } in cli("metrics", "--json").document
+
+
+def test_metrics_of_the_database_that_is_set_are_told_before_it_has_a_backup(
+    cli: Any, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_backup(store, ago(days=1))
+    monkeypatch.setenv("BACKUP_DATABASE", "orders")
+    said = cli("metrics").out
+    assert 'newest_verified_timestamp_seconds{database="orders"} 0.0\n' in said
+    assert 'newest_verified_timestamp_seconds{database="ahold_options"} 1' in said
+
+
+@pytest.mark.usefixtures("store")
+def test_metrics_that_can_not_be_written_end_with_1_and_leave_nothing(
+    cli: Any, tmp_path: Path
+) -> None:
+    ran = cli("metrics", "--output", "nowhere/backup_pipeline.prom")
+    assert ran.code == 1
+    assert ran.err.startswith("error: nowhere/backup_pipeline.prom can't be written: No such file")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_metrics_of_a_store_that_can_not_be_read_leave_the_old_file_as_it_was(
+    cli: Any, store: MemoryStore, tmp_path: Path
+) -> None:
+    (tmp_path / "backup_pipeline.prom").write_text("old\n")
+    store.bucket_exists = False
+    assert cli("metrics", "--output", "backup_pipeline.prom").code == 6
+    assert (tmp_path / "backup_pipeline.prom").read_text() == "old\n"
 
 
 def test_list_names_what_belongs_to_no_backup(cli: Any, store: MemoryStore) -> None:

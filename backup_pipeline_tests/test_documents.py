@@ -25,8 +25,8 @@ pytestmark = pytest.mark.xdist_group("documents")
 ROOT = Path(__file__).parents[1]
 README, RUNBOOK, MINIO = "README.md", "docs/disaster-recovery.md", "docs/minio.md"
 TROUBLES, PRACTICE = "docs/troubleshooting.md", "docs/best-practice.md"
-ENCRYPTION = "docs/encryption.md"
-PAGES = (README, RUNBOOK, MINIO, TROUBLES, PRACTICE, ENCRYPTION)
+ENCRYPTION, MONITORING = "docs/encryption.md", "docs/monitoring.md"
+PAGES = (README, RUNBOOK, MINIO, TROUBLES, PRACTICE, ENCRYPTION, MONITORING)
 TEXTS = {page: (ROOT / page).read_text() for page in PAGES}
 # What is nobody's to install for this software alone.
 PROGRAMS = ("age-keygen", "age", "aws")
@@ -104,7 +104,8 @@ def run_page(shell: Shell, page: str, directory: Path, *, after_each: str = "") 
 
 
 @pytest.mark.parametrize(
-    ("page", "count"), [(README, 3), (TROUBLES, 5), (PRACTICE, 5), (ENCRYPTION, 4)]
+    ("page", "count"),
+    [(README, 3), (TROUBLES, 5), (PRACTICE, 5), (ENCRYPTION, 4), (MONITORING, 2)],
 )
 def test_the_blocks_work_one_after_the_other(
     shell: Shell, tmp_path: Path, page: str, count: int

@@ -20,6 +20,7 @@ from backup_pipeline.cli.check import check
 from backup_pipeline.cli.demo import demo, dev
 from backup_pipeline.cli.drill import drill
 from backup_pipeline.cli.keep import keep, unkeep
+from backup_pipeline.cli.metrics import metrics
 from backup_pipeline.cli.output import printable
 from backup_pipeline.cli.restore import restore
 from backup_pipeline.cli.show import list_backups, show
@@ -52,6 +53,7 @@ for each in (
     sync,
     adopt,
     check,
+    metrics,
     demo,
     dev,
 ):
