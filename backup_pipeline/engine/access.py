@@ -127,7 +127,7 @@ _ACCESS = """
     ),
     own AS (
         SELECT objects.*, initprivs, class = 'pg_database'::regclass OR (
-            (id >= 16384 OR (class = 'pg_namespace'::regclass AND id = 'public'::regnamespace))
+            (id >= 16384 OR (class = 'pg_namespace'::regclass AND id = to_regnamespace('public')))
             -- An extension's come with it, and a range's functions with the range.
             AND NOT EXISTS (
                 SELECT FROM pg_depend WHERE classid = class AND objid = id

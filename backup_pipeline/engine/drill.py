@@ -31,7 +31,12 @@ from backup_pipeline.engine.preflight import require_suitable
 from backup_pipeline.engine.restore import load, within_limits
 from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.engine.stored import StoredBackup
-from backup_pipeline.engine.target import maintenance, new_database, remove_leftovers
+from backup_pipeline.engine.target import (
+    maintenance,
+    new_database,
+    remove_leftovers,
+    without_event_triggers,
+)
 from backup_pipeline.engine.verify import read_members, require_whole
 from backup_pipeline.errors import ChildFailed, ObjectMissing, PostgresFailed, VerificationFailed
 
@@ -162,7 +167,7 @@ class _Drill:
             choose_clients(find_clients(self.bin_dirs), admin.info.server_version)
             require_whole(self.backup, self.jobs, self.report, inflating=False)
             self.verified_at = self.clock()
-            remove_leftovers(admin)
+            remove_leftovers(self.server, admin)
             try:
                 return self._compare(admin, self.bin_dirs)
             except ChildFailed:
@@ -175,8 +180,10 @@ class _Drill:
         self, admin: "psycopg.Connection[TupleRow]", bin_dirs: Sequence[Path]
     ) -> list[str]:
         """Load, with pg_restore of these directories, and tell in what the copy differs."""
-        with new_database(admin, self.manifest.source, self.manifest.source.database) as scratch:
-            target = self.server.using(scratch)
+        with new_database(
+            self.server, admin, self.manifest.source, self.manifest.source.database
+        ) as scratch:
+            target = without_event_triggers(self.server, admin).using(scratch)
             try:
                 load(
                     target,

@@ -62,6 +62,9 @@ _LOCK = 0x6261636B
 # wants it for himself, and so do all who only want to read it.
 _QUEUE_TIMEOUT = 10.0
 
+# How rows are written; all else of that pg_dump sets itself.  Digests are taken of the text.
+_SAME_ROWS = "-c TimeZone=UTC -c bytea_output=hex"
+
 _CHUNK = 1 << 20
 _WAITED_IN_VAIN = re.compile(r"due to (?:lock|statement) timeout.* LOCK TABLE", re.DOTALL)
 _PLAIN = ("--no-owner", "--no-privileges")
@@ -162,9 +165,6 @@ class PostgresDumpSource:
         with self.server.connect() as connection:
             version_num = connection.info.server_version
             clients = choose_clients(find_clients(self.bin_dirs), version_num)
-            # The connection idles while pg_dump works, and must not be ended for that.
-            connection.execute("SET idle_in_transaction_session_timeout = 0")
-            connection.execute("SET statement_timeout = 0")
             _wait_for_turn(connection, self.lock_timeout)
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             dump = PostgresDump(connection, clients, self.lock_timeout, self.jobs)
@@ -202,7 +202,8 @@ class PostgresDump:
     ) -> None:
         self._connection = connection
         self._clients = clients
-        self._env = environment_of(connection)
+        environment = environment_of(connection)
+        self._env = {**environment, "PGOPTIONS": f"{environment['PGOPTIONS']} {_SAME_ROWS}"}
         self._patience = patience_with(connection)
         snapshot = value(connection, "SELECT pg_export_snapshot()")
         self.pg_dump_version = clients.version

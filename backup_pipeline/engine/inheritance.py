@@ -45,7 +45,7 @@ def read_inheritance(connection: "Connection", encoding: str) -> Inheritance:
             top = tops[top]
         tops[child] = top
     wanted = {*tops.values(), *parents, *(each for some in parents.values() for each in some)}
-    columns: dict[int, tuple[str, ...]] = {
+    columns: dict[int, tuple[str, ...]] = {  # of those that have any
         oid: tuple(decoded(name, encoding) for name in found)
         for oid, found in connection.execute(_COLUMNS, [list(wanted)]).fetchall()
     }
@@ -54,7 +54,7 @@ def read_inheritance(connection: "Connection", encoding: str) -> Inheritance:
     def restored(oid: int) -> tuple[str, ...]:
         """CREATE TABLE takes the columns of the parents first, whenever they were added."""
         inherited = [name for each in parents.get(oid, ()) for name in restored(each)]
-        return tuple(dict.fromkeys([*inherited, *columns[oid]]))
+        return tuple(dict.fromkeys([*inherited, *columns.get(oid, ())]))
 
     return Inheritance(
         roots={names[child]: names[top] for child, top in tops.items()},

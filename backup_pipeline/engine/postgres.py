@@ -31,10 +31,9 @@ _KEEPALIVE = {
     "keepalives_idle": "60",
     "keepalives_interval": "10",
     "keepalives_count": "6",
-    "tcp_user_timeout": "120000",
 }
 # The same for the server's end, so that no session and no lock outlives a machine that is gone.
-_SERVERS_KEEPALIVE = {f"tcp_{name}": value for name, value in _KEEPALIVE.items() if name[0] == "k"}
+_SERVERS_KEEPALIVE = {f"tcp_{name}": value for name, value in _KEEPALIVE.items()}
 # What an owner may set for a database, and what changes how pg_dump words its schema.
 _PINNED = {"standard_conforming_strings": "on", "quote_all_identifiers": "off"}
 _OPTIONS = " ".join(f"-c {name}={value}" for name, value in (_PINNED | _SERVERS_KEEPALIVE).items())
@@ -61,6 +60,12 @@ _ADVICE = {
     "certificate": "They do not agree on TLS: look at PGSSLMODE, PGSSLROOTCERT, its certificate.",
     "starting up": "Wait until it is up, and run it again.",
 }
+# What an owner may set to end a session or its work; some came with later versions.
+_ENDLESS = """
+    SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
+    WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout',
+                   'idle_session_timeout', 'idle_in_transaction_session_timeout')
+"""
 _SETTLED = {name.encode() for name in _NOT_FOR_CHILDREN}
 
 
@@ -92,6 +97,11 @@ class Server:
     def using(self, database: str) -> "Server":
         """The same server, another database."""
         return replace(self, parameters={**self.parameters, "dbname": database})
+
+    def with_option(self, name: str, value: str) -> "Server":
+        """The same server, with sessions that begin with this setting."""
+        options = f"{self._resolved().get('options', '')} -c {name}={value}".lstrip()
+        return replace(self, parameters={**self.parameters, "options": options})
 
     @property
     def host(self) -> str:
@@ -157,13 +167,19 @@ class Server:
         # Closed without a word more: the server undoes what is not committed.
         with closing(connection):
             try:
+                # What takes long here takes long, and a session may have to wait for others.
+                connection.execute(_ENDLESS)
                 # Nobody's function or operator may stand in for one of pg_catalog's.
                 connection.execute("SET search_path = pg_catalog")
                 # Of the styles that an owner may set for a database, psycopg reads this one.
                 connection.execute("SET DateStyle = ISO")
                 # Names and rows are read and written as the database has them.
-                encoding = sql.Literal(server_encoding(connection))
-                connection.execute(sql.SQL("SET client_encoding = {}").format(encoding))
+                encoding = server_encoding(connection)
+                if encoding == "SQL_ASCII":
+                    # The server converts nothing then, and psycopg gives text as `decoded` does.
+                    encoding = "LATIN1"
+                set_encoding = sql.SQL("SET client_encoding = {}").format(sql.Literal(encoding))
+                connection.execute(set_encoding)
                 if "service" in given:
                     for name, value in _SERVERS_KEEPALIVE.items():
                         connection.execute(f"SET {name} = {value}".encode())
@@ -236,6 +252,9 @@ def environment_of(connection: "psycopg.Connection[TupleRow]") -> dict[str, str]
         "PGDATABASE": info.dbname,
         "PGCLIENTENCODING": server_encoding(connection),
     }
+    if info.hostaddr:
+        # One name may stand for several servers, of which one has the snapshot.
+        variables["PGHOSTADDR"] = info.hostaddr
     if info.password:
         variables["PGPASSWORD"] = info.password
     return child_environment(variables)

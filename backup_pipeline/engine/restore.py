@@ -24,7 +24,7 @@ from backup_pipeline.engine.names import BackupName, Keys
 from backup_pipeline.engine.post_data import fitting_clients, restore_post_data
 from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.preflight import require_suitable
-from backup_pipeline.engine.settle import settle
+from backup_pipeline.engine.settle import analyse, require_rows
 from backup_pipeline.engine.source import free_connections
 from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.engine.stored import StoredBackup
@@ -36,6 +36,7 @@ from backup_pipeline.engine.target import (
     remove_leftovers,
     require_free,
     switch,
+    without_event_triggers,
 )
 from backup_pipeline.engine.verify import require_whole
 
@@ -109,8 +110,9 @@ def restore(
         require_suitable(admin, manifest.source)
         require_whole(backup, jobs, report, inflating=False)
         verified_at = clock()
-        remove_leftovers(admin)
-        with new_database(admin, manifest.source, target) as loading:
+        server = without_event_triggers(server, admin)
+        remove_leftovers(server, admin)
+        with new_database(server, admin, manifest.source, target) as loading:
             load(
                 server.using(loading),
                 backup,
@@ -181,10 +183,16 @@ def load(
                     return
             loading.post_data(crew)
 
-        for step in (loading.pre_data, loading.data, loading.rest_of_data, post_data):
+        def carry_out(step: Callable[[Crew], None]) -> None:
             crew.start(partial(step, crew))
             crew.wait(lambda: report(Progress("restore", loading.done.sum, total)))
-    settle(server, manifest.contents.tables, manifest.source.encoding, jobs)
+
+        for step in (loading.pre_data, loading.data, loading.rest_of_data):
+            carry_out(step)
+        encoding = manifest.source.encoding
+        require_rows(connection, server, manifest.contents.tables, encoding, jobs)
+        carry_out(post_data)
+    analyse(server, jobs)
 
 
 def database_exists(server: Server, database: str) -> bool:

@@ -165,6 +165,7 @@ class ScriptReader:
     def _begin_statement(self) -> None:
         self._words: list[bytes] = []
         self._first = 0  # where the first word stands
+        self._before = b""  # the last word, unless a symbol stands behind it
         self._parentheses = 0
         self._bodies = 0
 
@@ -223,12 +224,14 @@ class ScriptReader:
 
     def _note_word(self, word: bytes) -> None:
         # A routine with a SQL-standard body has semicolons inside: BEGIN ATOMIC ...; ...; END.
-        # psql counts the same way, and only after CREATE FUNCTION or CREATE PROCEDURE.
+        # An argument or a column may be called `begin` as well; CASE and END are quoted as names.
         if self._is_routine():
-            if word == b"BEGIN" or (word == b"CASE" and self._bodies):
+            begins = word == b"ATOMIC" and self._before == b"BEGIN" and not self._parentheses
+            if begins or (word == b"CASE" and self._bodies):
                 self._bodies += 1
             elif word == b"END" and self._bodies:
                 self._bodies -= 1
+        self._before = word
         if not self._words:
             self._first = self._at
         if len(self._words) < 4:
@@ -239,6 +242,7 @@ class ScriptReader:
         return words[:1] == [b"CREATE"] and words[1:2] in ([b"FUNCTION"], [b"PROCEDURE"])
 
     def _note_symbol(self, symbol: bytes) -> None:
+        self._before = b""
         if symbol == b"(":
             self._parentheses += 1
         elif symbol == b")" and self._parentheses:

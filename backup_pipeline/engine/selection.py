@@ -126,8 +126,8 @@ def restore_selection(
                 with server.using(target).connect() as connection, connection.transaction():
                     part.load(connection, server.using(target), 1)
             else:
-                remove_leftovers(admin)
-                with new_database(admin, manifest.source, target) as loading:
+                remove_leftovers(server, admin)
+                with new_database(server, admin, manifest.source, target) as loading:
                     with server.using(loading).connect() as connection:
                         # The switch commits synchronously, and with it all that was before it.
                         set_up(connection)

@@ -24,7 +24,7 @@ from backup_pipeline.engine.post_data import fitting_clients, restore_post_data
 from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.preflight import require_suitable
 from backup_pipeline.engine.script import CopyBegin, Statement
-from backup_pipeline.engine.settle import settle
+from backup_pipeline.engine.settle import analyse
 from backup_pipeline.engine.source import free_connections
 from backup_pipeline.engine.target import (
     kept_name,
@@ -33,6 +33,7 @@ from backup_pipeline.engine.target import (
     remove_leftovers,
     require_free,
     switch,
+    without_event_triggers,
 )
 from backup_pipeline.errors import VerificationFailed
 
@@ -80,8 +81,9 @@ def sync(
         require_free(admin, target, replace=replace, patient=disconnect or wait > 0)
         with source.open_dump() as dump:
             require_suitable(admin, dump.source)
-            remove_leftovers(admin)
-            with new_database(admin, dump.source, target) as loading:
+            server = without_event_triggers(server, admin)
+            remove_leftovers(server, admin)
+            with new_database(server, admin, dump.source, target) as loading:
                 copied = _load(dump, server.using(loading), bin_dirs, report)
                 previous = switch(
                     server,
@@ -109,7 +111,7 @@ def _load(dump: Dump, server: Server, bin_dirs: Sequence[Path], report: Report) 
         for step in (loading.pre_data, loading.data, loading.post_data):
             crew.start(partial(step, connection, crew))
             crew.wait(lambda: report(Progress("sync", loading.done.sum)))
-    settle(server, (), dump.source.encoding, dump.jobs)
+    analyse(server, dump.jobs)
     expected = together(dump, loading.contents)
     with PostgresDumpSource(server, bin_dirs, jobs=dump.jobs).open_dump() as copy:
         found = read_contents(copy)

@@ -14,7 +14,13 @@ from psycopg import sql
 from backup_pipeline.engine.beside import beside
 from backup_pipeline.engine.model import Source
 from backup_pipeline.engine.postgres import Server
-from backup_pipeline.errors import TargetExists, TargetInUse, TargetUnsuitable
+from backup_pipeline.errors import (
+    PostgresFailed,
+    PostgresUnreachable,
+    TargetExists,
+    TargetInUse,
+    TargetUnsuitable,
+)
 
 if TYPE_CHECKING:
     import psycopg
@@ -24,11 +30,24 @@ _NAME_BYTES = 63
 # Seconds; PostgreSQL itself gives the sessions of a database 5 before it refuses to rename it.
 _MOMENT = 2.0
 _POLL = 0.1
+_EVENT_TRIGGERS_SINCE = 170000
 
 
 def maintenance(target: str) -> str:
     """The database to be connected to while `target` is renamed."""
     return "template1" if target == "postgres" else "postgres"
+
+
+def without_event_triggers(server: Server, admin: "psycopg.Connection[TupleRow]") -> Server:
+    """The same server, where nobody's event trigger notices our logins, if the role may ask that.
+
+    What fires at each login may write, and the copy would not be what was dumped any more.
+    Only a superuser can have restored such a trigger.
+    """
+    superuser = admin.info.parameter_status("is_superuser") == "on"
+    if superuser and admin.info.server_version >= _EVENT_TRIGGERS_SINCE:
+        return server.with_option("event_triggers", "off")
+    return server
 
 
 def require_free(
@@ -63,7 +82,7 @@ _MAY_RENAME = "SELECT pg_has_role(datdba, 'USAGE') FROM pg_database WHERE datnam
 
 @contextmanager
 def new_database(
-    admin: "psycopg.Connection[TupleRow]", source: Source, target: str
+    server: Server, admin: "psycopg.Connection[TupleRow]", source: Source, target: str
 ) -> Iterator[str]:
     """An empty database like the source while the block lasts; it is dropped at the end.
 
@@ -84,11 +103,11 @@ def new_database(
         yield name
     except BaseException:
         # The first error is the one to report; what stays then, the next restore removes.
-        with suppress(pg.Error):
-            _drop(admin, name)
+        with suppress(pg.Error, PostgresFailed, PostgresUnreachable):
+            _drop(server, admin, name)
         raise
     else:
-        _drop(admin, name)
+        _drop(server, admin, name)
     finally:
         with suppress(pg.Error):
             admin.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", (_LOCK, name))
@@ -100,12 +119,18 @@ def leftovers(admin: "psycopg.Connection[TupleRow]") -> tuple[str, ...]:
     return tuple(row[0] for row in rows)
 
 
-def remove_leftovers(admin: "psycopg.Connection[TupleRow]") -> tuple[str, ...]:
-    """Drop what killed restores have left; gives the names of what was dropped."""
-    found = leftovers(admin)
-    for name in found:
-        _drop(admin, name)
-    return found
+def remove_leftovers(server: Server, admin: "psycopg.Connection[TupleRow]") -> tuple[str, ...]:
+    """Drop what killed restores have left; gives the names of what was dropped.
+
+    What can't be dropped, such as what another role has left, is nobody's reason to do without a
+    restore: it stays among the `leftovers`.
+    """
+    dropped = []
+    for name in leftovers(admin):
+        with suppress(pg.Error, PostgresFailed, PostgresUnreachable):
+            _drop(server, admin, name)
+            dropped.append(name)
+    return tuple(dropped)
 
 
 _HALF_MADE = "half made by backup_pipeline: a restore that did not finish"
@@ -130,8 +155,34 @@ def _comment(database: str, text: str | None) -> sql.Composed:
     )
 
 
-def _drop(admin: "psycopg.Connection[TupleRow]", name: str) -> None:
-    admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+def _drop(server: Server, admin: "psycopg.Connection[TupleRow]", name: str) -> None:
+    drop = sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name))
+    try:
+        # An autovacuum worker makes way for it; with FORCE that takes the right to end it.
+        admin.execute(drop)
+    except pg.ObjectInUse:
+        _drop_subscriptions(server, name)
+        admin.execute(drop + sql.SQL(" WITH (FORCE)"))
+
+
+def _drop_subscriptions(server: Server, name: str) -> None:
+    """Drop what keeps a database from being dropped; the publisher's slot is that of another."""
+    with server.using(name).connect() as connection:
+        rows = connection.execute(_SUBSCRIPTIONS).fetchall()
+        for subscription in (sql.Identifier(row[0]) for row in rows):
+            for statement in _WITHOUT_SUBSCRIPTION:
+                connection.execute(sql.SQL(statement).format(subscription))
+
+
+_WITHOUT_SUBSCRIPTION = (
+    "ALTER SUBSCRIPTION {} DISABLE",
+    "ALTER SUBSCRIPTION {} SET (slot_name = NONE)",
+    "DROP SUBSCRIPTION {}",
+)
+_SUBSCRIPTIONS = """
+    SELECT subname FROM pg_subscription JOIN pg_database ON pg_database.oid = subdbid
+    WHERE datname = current_database()
+"""
 
 
 def _create_database(source: Source, name: str, version_num: int) -> sql.Composed:
@@ -184,6 +235,13 @@ def switch(
                 admin.execute(_comment(target, None))
         except pg.DuplicateDatabase as error:
             raise TargetExists(f"a database {target!r} was created meanwhile") from error
+        except pg.InsufficientPrivilege as error:
+            # Only superusers may end the sessions of superusers.
+            raise TargetInUse(
+                f"role {admin.info.user!r} may not end all sessions on {target!r}: "
+                + _few(_sessions(admin, target)),
+                hint="End them by hand, or switch as a superuser; nothing was changed.",
+            ) from error
         except pg.ObjectInUse as error:
             if over:
                 sessions = _sessions(admin, target) + _sessions(admin, loaded)
@@ -204,7 +262,8 @@ def _ending_sessions(
     """
     # By OID: those of the database that gets the name next are not meant.
     terminate = sql.SQL(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datid = {}"
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datid = {} AND usesysid IS NOT NULL"
     ).format(sql.Literal(_oid(admin, target)))
     over = threading.Event()
 
@@ -236,11 +295,11 @@ def _oid(admin: "psycopg.Connection[TupleRow]", database: str) -> int | None:
 
 
 def _sessions(admin: "psycopg.Connection[TupleRow]", database: str) -> list[str]:
-    # An autovacuum worker makes way by itself.
+    # An autovacuum worker, which nobody has logged in for, makes way by itself.
     rows = admin.execute(
         "SELECT format('%%s (pid %%s, %%s)', usename, pid, application_name)"
         " FROM pg_stat_activity"
-        " WHERE datname = %s AND backend_type <> 'autovacuum worker' ORDER BY pid",
+        " WHERE datname = %s AND usesysid IS NOT NULL ORDER BY pid",
         (database,),
     ).fetchall()
     return [row[0] for row in rows]

@@ -36,6 +36,15 @@ def descendants(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
+def kill_with_children(process: "subprocess.Popen[str]") -> None:
+    """Kill what still runs: a pg_dump would outlive its parent, and spoil the next test."""
+    if process.poll() is None:
+        parent = psutil.Process(process.pid)
+        for each in (*parent.children(recursive=True), parent):
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+
+
 def children_named(*names: str) -> list[psutil.Process]:
     """What this process runs under one of these names.
 

@@ -135,6 +135,18 @@ def test_a_child_is_led_to_the_very_server_of_the_connection(
     assert not env.keys() & {"PGSERVICE", "PGSERVICEFILE"}
 
 
+def test_a_child_asks_nobody_again_where_a_name_leads(
+    postgres: EmbeddedPostgres, server: Server
+) -> None:
+    """One name may stand for several servers, and `PGHOSTADDR` for a name that nobody knows."""
+    by_address = Server.of(
+        server.dsn, host="nobody-knows.invalid", hostaddr=postgres.host, port=str(postgres.port)
+    )
+    with by_address.connect() as connection:
+        env = environment_of(connection)
+    assert (env["PGHOST"], env["PGHOSTADDR"]) == ("nobody-knows.invalid", postgres.host)
+
+
 def test_a_password_is_never_shown() -> None:
     server = Server.of("postgresql://me:canary@h/db", passfile="/x")
     assert "canary" not in repr(server) + server.describe() + str(server)

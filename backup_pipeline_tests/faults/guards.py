@@ -893,7 +893,8 @@ MUTATIONS = (
     Mutation(
         "a restore that fails drops what it has made",
         "target.py",
-        "        with suppress(pg.Error):\n            _drop(admin, name)\n        raise\n",
+        "        with suppress(pg.Error, PostgresFailed, PostgresUnreachable):\n"
+        "            _drop(server, admin, name)\n        raise\n",
         "        raise\n",
         (
             "integration/test_restore.py::test_a_statement_that_the_server_refuses_leaves_the_target_as_it_was",
@@ -1214,6 +1215,77 @@ MUTATIONS = (
         '    if False:\n        raise VerificationFailed(f"{name} is not what',
         ("test_cli.py::test_a_backup_that_is_not_whole_ends_with_7_and_nothing_is_pruned",),
         folder="cli",
+    ),
+    # unusual databases
+    Mutation(
+        "an argument that is called begin begins no body",
+        "script.py",
+        'word == b"ATOMIC" and self._before == b"BEGIN" and not self._parentheses',
+        'word == b"BEGIN"',
+        ("engine/test_script.py::test_statements_end_where_the_server_would_end_them",),
+    ),
+    Mutation(
+        "rows are written the same way whatever an owner has set",
+        "dump.py",
+        """f"{environment['PGOPTIONS']} {_SAME_ROWS}\"""",
+        "environment['PGOPTIONS']",
+        (
+            "integration/test_unusual_databases.py::test_rows_are_compared_whatever_the_time_zone_and_the_style_of_either_database",
+        ),
+    ),
+    Mutation(
+        "timeouts of an owner end nothing",
+        "postgres.py",
+        "                connection.execute(_ENDLESS)\n",
+        "",
+        ("integration/test_unusual_databases.py::test_timeouts_that_an_owner_has_set_end_nothing",),
+    ),
+    Mutation(
+        "a database is dropped without the right to end an autovacuum worker",
+        "target.py",
+        "        admin.execute(drop)\n    except pg.ObjectInUse:\n"
+        "        _drop_subscriptions(server, name)\n",
+        "        raise pg.ObjectInUse\n    except pg.ObjectInUse:\n",
+        (
+            "integration/test_unusual_databases.py::test_an_autovacuum_worker_keeps_no_plain_role_from_dropping_what_it_made",
+        ),
+    ),
+    Mutation(
+        "autovacuum workers are not ended",
+        "target.py",
+        " WHERE datid = {} AND usesysid IS NOT NULL",
+        " WHERE datid = {}",
+        (
+            "integration/test_unusual_databases.py::test_an_autovacuum_worker_keeps_no_plain_role_from_switching",
+        ),
+    ),
+    Mutation(
+        "what can't be dropped stands in nobody's way",
+        "target.py",
+        "        with suppress(pg.Error, PostgresFailed, PostgresUnreachable):\n"
+        "            _drop(server, admin, name)\n            dropped",
+        "        with suppress():\n            _drop(server, admin, name)\n            dropped",
+        (
+            "integration/test_unusual_databases.py::test_what_another_role_has_left_is_no_reason_to_do_without_a_restore",
+        ),
+    ),
+    Mutation(
+        "no trigger notices our logins",
+        "target.py",
+        "    if superuser and ",
+        "    if False and ",
+        (
+            "integration/test_unusual_databases.py::test_a_trigger_that_writes_at_each_login_writes_none_of_ours",
+        ),
+    ),
+    Mutation(
+        "what is elsewhere is not analysed",
+        "settle.py",
+        " AND pg_class.oid NOT IN (SELECT oid FROM above)",
+        "",
+        (
+            "integration/test_unusual_databases.py::test_it_comes_back_equal_and_a_drill_says_so_and_leaves_nothing",
+        ),
     ),
     # standby
     Mutation(

@@ -37,7 +37,7 @@ from backup_pipeline.errors import (
     StoreError,
     TableLocked,
 )
-from backup_pipeline_tests.embedded.owners import children_named
+from backup_pipeline_tests.embedded.owners import children_named, kill_with_children
 from backup_pipeline_tests.integration.databases import new_database
 from backup_pipeline_tests.store_contract import connection_to
 
@@ -89,15 +89,6 @@ def assert_absent(store: ObjectStore, server: Server) -> None:
         ).fetchall():
             assert time.monotonic() < deadline, left
             time.sleep(0.05)
-
-
-def kill_with_children(process: "subprocess.Popen[str]") -> None:
-    """Kill what still runs: a pg_dump would outlive its parent, and spoil the next test."""
-    if process.poll() is None:
-        parent = psutil.Process(process.pid)
-        for each in (*parent.children(recursive=True), parent):
-            with suppress(psutil.NoSuchProcess):
-                each.kill()
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
@@ -32,7 +33,7 @@ from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.restore import restore
 from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.errors import PostgresFailed
-from backup_pipeline_tests.embedded.owners import descendants, survivors
+from backup_pipeline_tests.embedded.owners import descendants, kill_with_children, survivors
 from backup_pipeline_tests.fakes import MemoryStore
 from backup_pipeline_tests.integration.databases import (
     EVERY_KIND,
@@ -384,6 +385,16 @@ def test_tools_that_do_not_fit_the_server_are_left_alone(
     assert calls(watched) == []
 
 
+def waiting_children(process: "subprocess.Popen[str]", watched: Path) -> list[psutil.Process]:
+    """The pg_restore that has stopped, and what it waits for."""
+    until = time.monotonic() + 120
+    while not (watched / "pid").exists() or len(children := descendants(process)) < 2:
+        assert time.monotonic() < until
+        assert process.poll() is None
+        time.sleep(0.05)
+    return children
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_pg_restore_leaves_neither_a_child_nor_a_database(
     live: Server,
@@ -407,14 +418,11 @@ def test_an_interrupted_pg_restore_leaves_neither_a_child_nor_a_database(
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
     ) as process:
-        until = time.monotonic() + 120
-        while not (watched / "pid").exists():
-            assert time.monotonic() < until
-            assert process.poll() is None
-            time.sleep(0.05)
-        children = descendants(process)
-        assert len(children) > 1
-        process.send_signal(number)
-        assert process.wait(60) == 130
+        try:
+            children = waiting_children(process, watched)
+            process.send_signal(number)
+            assert process.wait(60) == 130
+        finally:
+            kill_with_children(process)
     assert databases(postgres18) == names
     assert survivors(children) == []
