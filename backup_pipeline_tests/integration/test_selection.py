@@ -30,6 +30,7 @@ from backup_pipeline_tests.integration.databases import (
     contents,
     databases,
     drop_database,
+    live_database,
     new_database,
     schema,
 )
@@ -220,6 +221,42 @@ def test_a_schema_comes_with_all_that_is_in_it(
     part = tables(market.using(target))
     assert part["model_runs"] == tables(market)["model_runs"]
     assert any("analytics.exposure" in line for line in schema(any_postgres, target))
+
+
+GROUPED = """
+    CREATE SCHEMA seen;
+    CREATE TABLE public.owners (id int PRIMARY KEY, name text);
+    CREATE TABLE public.items (owner int, price int);
+    INSERT INTO public.owners VALUES (1, 'ada'), (2, 'bob');
+    INSERT INTO public.items VALUES (1, 10), (1, 20);
+    CREATE VIEW seen.others AS SELECT * FROM public.items;
+    CREATE VIEW seen."by owner" AS
+        SELECT o.id, o.name, sum(i.price) AS total
+        FROM public.owners AS o LEFT JOIN seen.others AS i ON i.owner = o.id GROUP BY o.id;
+    CREATE VIEW seen.rich AS SELECT name FROM seen."by owner" WHERE total > 20;
+    CREATE MATERIALIZED VIEW seen.kept AS SELECT name, total FROM seen."by owner";
+"""
+
+
+@pytest.mark.parametrize(
+    ("selection", "view", "rows"),
+    [
+        (Selection(tables=("by owner",)), 'seen."by owner"', {(1, "ada", 30), (2, "bob", None)}),
+        (Selection(tables=("rich",)), "seen.rich", {("ada",)}),
+        (Selection(tables=("kept",)), "seen.kept", {("ada", 30), ("bob", None)}),
+        (Selection(schemas=("seen",)), "seen.rich", {("ada",)}),
+    ],
+)
+def test_a_view_whose_query_comes_later_is_no_row_of_nulls(
+    any_postgres: EmbeddedPostgres, selection: Selection, view: str, rows: set[tuple[object, ...]]
+) -> None:
+    """One that groups by a primary key, whatever is seen through it."""
+    kept = CountingStore()
+    with live_database(any_postgres, GROUPED) as server:
+        target = f"{server.database}_part"
+        bring(kept, make(server, kept, any_postgres), server, any_postgres, target, selection)
+        with server.using(target).connect() as connection:
+            assert set(connection.execute(f"TABLE {view}".encode()).fetchall()) == rows
 
 
 def test_all_definitions_come_without_rows(
