@@ -286,6 +286,54 @@ def test_rows_go_into_tables_that_are_there(
     assert tables(market.using(target)) == {"trades": tables(market)["trades"]}
 
 
+@pytest.mark.parametrize(
+    ("made", "gone_on", "expected"),
+    [
+        ("INCREMENT 1", 30, 31),
+        ("INCREMENT 1", 20, 21),
+        ("INCREMENT 1", 10, 21),
+        ("INCREMENT -1 MINVALUE -99 MAXVALUE 99 START 99", 10, 9),
+        ("INCREMENT -1 MINVALUE -99 MAXVALUE 99 START 99", 30, 19),
+    ],
+)
+def test_a_sequence_that_is_there_never_goes_back(
+    postgres18: EmbeddedPostgres, made: str, gone_on: int, expected: int
+) -> None:
+    """What it has given since the backup is in somebody's rows."""
+    kept, only_rows = CountingStore(), Selection(tables=("t",), definitions=False)
+    with live_database(postgres18, "CREATE TABLE public.t (id int)") as server:
+        with server.connect() as connection:
+            connection.execute(
+                f"""
+                CREATE SEQUENCE public."100% of it" {made} OWNED BY public.t.id;
+                SELECT setval('public."100% of it"', 20);
+                """.encode()
+            )
+        name = make(server, kept, postgres18)
+        with server.connect() as connection:
+            connection.execute(f"""SELECT setval('public."100% of it"', {gone_on})""".encode())
+        bring(kept, name, server, postgres18, server.database, only_rows, add=True)
+        with server.connect() as connection:
+            following = connection.execute(b"""SELECT nextval('public."100% of it"')""")
+            assert following.fetchone() == (expected,)
+
+
+def test_a_sequence_that_is_made_stands_where_it_stood(
+    postgres18: EmbeddedPostgres, kept: CountingStore, target: str
+) -> None:
+    """Also where that is before its start."""
+    tables = (
+        "CREATE TABLE public.t (id int); CREATE SEQUENCE public.s START 50 OWNED BY public.t.id"
+    )
+    with live_database(postgres18, tables) as server:
+        with server.connect() as connection:
+            connection.execute("SELECT setval('public.s', 20)")
+        name = make(server, kept, postgres18)
+        bring(kept, name, server, postgres18, target, Selection(tables=("t",)))
+        with server.using(target).connect() as connection:
+            assert connection.execute("SELECT nextval('public.s')").fetchone() == (21,)
+
+
 def test_what_fails_half_way_leaves_the_existing_database_as_it_was(
     market: Server,
     kept: CountingStore,
