@@ -334,6 +334,19 @@ def test_a_sequence_that_is_made_stands_where_it_stood(
             assert connection.execute("SELECT nextval('public.s')").fetchone() == (21,)
 
 
+def test_rows_are_added_to_a_server_older_than_the_tools(
+    postgres16: EmbeddedPostgres, postgres18: EmbeddedPostgres, kept: CountingStore
+) -> None:
+    """Whose first statement sets what this server does not know, in the one transaction."""
+    with live_database(postgres16, "CREATE TABLE public.t AS SELECT 1 AS id") as server:
+        name = make(server, kept, postgres18)
+        with server.connect() as connection:
+            connection.execute("DROP TABLE public.t")
+        table = Selection(tables=("t",))
+        bring(kept, name, server, postgres18, server.database, table, add=True)
+        assert [each.rows for each in contents(server).tables] == [1]
+
+
 def test_what_fails_half_way_leaves_the_existing_database_as_it_was(
     market: Server,
     kept: CountingStore,
