@@ -70,7 +70,8 @@ def restore_post_data(
         env["PGOPTIONS"] = f"{env.get('PGOPTIONS', '')} {options}".strip()
         how = (*_OPTIONS, f"--jobs={jobs}", "--exit-on-error", "--no-password")
         database = f"--dbname={conninfo_of(connection)}"
-        command = [clients.tool("pg_restore"), *how, *_where(connection, text), database, path]
+        tool = clients.tool("pg_restore")
+        command: list[str | Path] = [tool, *how, *_where(connection, text), database, path]
         output(command, env, patience=patience_with(connection))
     return True
 
