@@ -3,7 +3,7 @@
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,20 +154,42 @@ def with_what_belongs(entries: Sequence[Entry], chosen: frozenset[int]) -> tuple
     What would need yet another table, as a foreign key does, is left out.
     """
     by_id = {entry.id: entry for entry in entries}
+    needs = {entry.id: entry.needs for entry in entries}
+    for view, query in _queries_apart(entries):
+        needs[view] |= {query}
     own = _with_partitions(entries, set(chosen))
-    taken = own | _needs(by_id, own)
+    taken = own | _needed(needs, own)
     grown = True
     while grown:
         grown = False
         for entry in entries:
             if entry.id in taken or not entry.what.startswith(_BELONGING):
                 continue
-            more = _needs(by_id, {entry.id}) - taken
+            more = _needed(needs, {entry.id}) - taken
             if entry.needs & own and not any(by_id[each].is_relation for each in more):
                 own.add(entry.id)
                 taken |= {entry.id} | more
                 grown = True
     return tuple(entry for entry in entries if entry.id in taken)
+
+
+def _queries_apart(entries: Sequence[Entry]) -> Iterator[tuple[int, int]]:
+    """The ids of each view that is made without its query, and of the rule that brings that later.
+
+    pg_dump does so where the query needs what comes behind tables, such as a primary key by which
+    it groups: until then the view gives one row of NULLs.
+    """
+    by_id = {entry.id: entry for entry in entries}
+    for entry in entries:
+        if not (entry.what.startswith("RULE ") and " _RETURN " in entry.what):
+            continue
+        for each in entry.needs & by_id.keys():
+            names = by_id[each].what.removeprefix("VIEW ").split(" ")
+            # Behind the view's name, and before the owner's, which may hold blanks as well.
+            if by_id[each].is_relation_of("VIEW ") and entry.what in {
+                " ".join(["RULE", *names[:at], "_RETURN", *names[at:]]) for at in range(len(names))
+            }:
+                yield each, entry.id
 
 
 def partitions(entries: Sequence[Entry]) -> list[tuple[int, int]]:
@@ -192,12 +214,12 @@ def _with_partitions(entries: Sequence[Entry], chosen: set[int]) -> set[int]:
     return own
 
 
-def _needs(by_id: dict[int, Entry], ids: Iterable[int]) -> set[int]:
+def _needed(needs: Mapping[int, frozenset[int]], ids: Iterable[int]) -> set[int]:
     found: set[int] = set()
-    ahead = [need for each in ids for need in by_id[each].needs]
+    ahead = [need for each in ids for need in needs[each]]
     while ahead:
         each = ahead.pop()
-        if each in by_id and each not in found:
+        if each in needs and each not in found:
             found.add(each)
-            ahead += by_id[each].needs
+            ahead += needs[each]
     return found

@@ -3,6 +3,7 @@
 Only this earns a backup the word *restorable*.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -263,15 +264,31 @@ def _schema_differences(expected: bytes, found: bytes) -> Iterator[str]:
     mine, theirs = (Counter(_statements(text)) for text in (expected, found))
     for said, lines in (("lacks", mine - theirs), ("has besides", theirs - mine)):
         for line in list(lines)[:_MOST_LINES]:
-            yield f"the schema {said} the line {line.decode(errors='replace')!r}"
+            yield f"the schema {said} the line {_shown(line)!r}"
         if len(lines) > _MOST_LINES:
             yield f"the schema {said} {len(lines) - _MOST_LINES:,} more lines"
 
 
+# A subscription's connection, a password anywhere, or one of the options of a foreign server.
+_SECRET = re.compile(rb"CONNECTION '|password|^(?:[^\s\"]+|\"[^\"]+\") '", re.IGNORECASE)
+_LITERAL = re.compile(rb"'(?:[^']|'')*'?")
+
+
+def _shown(line: bytes) -> str:
+    """The line, but for the values where they may be somebody's password."""
+    if _SECRET.search(line):
+        line = _LITERAL.sub(b"'...'", line)
+    return line.decode(errors="replace")
+
+
+# Comments say when and by which version it was written, and tablespaces are the server's.
+_ASIDE = (b"--", b"\\restrict ", b"\\unrestrict ", b"SET default_tablespace = ")
+
+
 def _statements(script: bytes) -> Iterator[bytes]:
-    """The lines that make up statements; comments say when and by which version it was written."""
+    """The lines that make up statements."""
     for line in script.splitlines():
-        if line.strip() and not line.startswith((b"--", b"\\restrict ", b"\\unrestrict ")):
+        if line.strip() and not line.startswith(_ASIDE):
             # The last of a table's columns has no comma, and a restore may put another one there.
             yield line.strip().removesuffix(b",")
 

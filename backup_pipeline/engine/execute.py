@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import psycopg
     from psycopg.rows import TupleRow
 
-_SET = re.compile(rb"SET \w+ = [^;]*;")
+_SET = re.compile(rb'SET (?P<name>\w+) = (?:"[^"]*"|[^;"])*;')
 
 
 def execute(connection: "psycopg.Connection[TupleRow]", events: Iterable[Event]) -> Iterator[int]:
@@ -93,9 +93,19 @@ def copy_in(
 
 def run(connection: "psycopg.Connection[TupleRow]", statement: Statement) -> None:
     """Send one statement; raises as `execute` does."""
-    try:
+    is_set = _SET.fullmatch(statement.bare)
+    if not is_set:
         connection.execute(statement.sql)
+        return
+    try:
+        # What is refused must not take along the transaction that it may be in.
+        with connection.transaction():
+            connection.execute(statement.sql)
     except pg.UndefinedObject:
         # A pg_dump newer than the server sets parameters that the server does not know yet.
-        if not _SET.fullmatch(statement.bare):
+        pass
+    except pg.InvalidParameterValue:
+        if is_set["name"] != b"default_tablespace":
             raise
+        # Where the server has no such tablespace, the database's own has room for everything.
+        connection.execute("SET default_tablespace = ''")

@@ -1,6 +1,7 @@
 """Post-data: indexes, keys and the rest, made from the schema archive by several at once."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,6 +17,7 @@ from backup_pipeline.engine.postgres import (
     patience_with,
 )
 from backup_pipeline.engine.process import child_environment, output
+from backup_pipeline.engine.script import unquoted
 from backup_pipeline.errors import ChildFailed
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 _OPTIONS = ("--section=post-data", "--no-owner", "--no-privileges")
 # What a version of the tools says before it begins, and what only psql heeds.
 _ASIDE = (b"--", b"SET ", b"SELECT pg_catalog.set_config(", b"\\restrict ", b"\\unrestrict ")
+
+_TABLESPACE = re.compile(rb"^SET default_tablespace = (?!'')(.+);$", re.MULTILINE)
 
 
 def fitting_clients(
@@ -51,6 +55,7 @@ def restore_post_data(
     to keep all of these busy, none of them has workers of its own.
     `text` is the dump's: an archive that lacks anything of it, or has more, is left alone, and so
     is one that can be put nowhere; the result is `False` then.
+    Where the server lacks one of the tablespaces, everything goes into the database's own.
     Raises `ChildFailed` where the server refuses a statement.
     """
     with _file(archive) as path:
@@ -65,9 +70,20 @@ def restore_post_data(
         env["PGOPTIONS"] = f"{env.get('PGOPTIONS', '')} {options}".strip()
         how = (*_OPTIONS, f"--jobs={jobs}", "--exit-on-error", "--no-password")
         database = f"--dbname={conninfo_of(connection)}"
-        command = (clients.tool("pg_restore"), *how, database, path)
+        tool = clients.tool("pg_restore")
+        command: list[str | Path] = [tool, *how, *_where(connection, text), database, path]
         output(command, env, patience=patience_with(connection))
     return True
+
+
+def _where(connection: "psycopg.Connection[TupleRow]", text: bytes) -> tuple[str, ...]:
+    named = {unquoted(each) for each in _TABLESPACE.findall(text)}
+    if not named or named <= {name for (name,) in connection.execute(_TABLESPACES)}:
+        return ()
+    return ("--no-tablespaces",)
+
+
+_TABLESPACES = b"SELECT convert_to(spcname::text, getdatabaseencoding()) FROM pg_tablespace"
 
 
 def _says(clients: Clients, archive: Path, text: bytes) -> bool:

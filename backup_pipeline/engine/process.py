@@ -17,6 +17,8 @@ from backup_pipeline.errors import ChildFailed
 
 _PIPE_SIZE = 1 << 20
 _STDERR_KEPT = 4096
+_PIECE = 4096
+_STATEMENT = b"Command was: "
 _GRACE = 3.0
 _TICK_MS = 200
 _PRIVATE = ("AWS_", "BACKUP_", "PG")
@@ -129,7 +131,7 @@ class ChildReader:
 
     def _keep_both_ends(self, stderr: IO[bytes]) -> None:
         with stderr:
-            while data := stderr.read1(4096):  # type: ignore[attr-defined]  # a BufferedReader
+            for data in _without_statements(stderr, self._program):
                 self._stderr += data
                 del self._stderr[_STDERR_KEPT : max(_STDERR_KEPT, len(self._stderr) - _STDERR_KEPT)]
 
@@ -234,6 +236,21 @@ def child_environment(variables: Mapping[str, str]) -> dict[str, str]:
     """
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(_PRIVATE)}
     return {**inherited, "LC_ALL": "C", **variables}
+
+
+def _without_statements(stderr: IO[bytes], program: str) -> Iterator[bytes]:
+    """What a PostgreSQL tool says, but for the statements that its server refused.
+
+    pg_restore repeats them as they stand, and a subscription's holds a password.
+    """
+    own, repeats, begins = f"{program}: ".encode(), False, True
+    # In pieces, since a line may be as long as a statement.
+    while piece := stderr.readline(_PIECE):
+        if begins:
+            repeats = piece.startswith(_STATEMENT) or (repeats and not piece.startswith(own))
+        begins = piece.endswith(b"\n")
+        if not repeats:
+            yield piece
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:

@@ -105,6 +105,7 @@ def restore_selection(
     Only the members with those tables are read, and verified as they go by: a new database gets
     its name at the end, and what is added is one transaction, so the target is as it was whatever
     goes wrong.
+    Where only rows are added, a sequence is set forwards, and never back.
     Up to `jobs` connections load a new database.
 
     Raises `NotFound` where the backup has no such table or schema, and what a restore raises.
@@ -147,6 +148,16 @@ def restore_selection(
         read_bytes=part.read_bytes,
         seconds=(clock() - started_at).total_seconds(),
     )
+
+
+# Compared is what comes next: without being called, that is the value itself.
+_SET_SEQUENCE = b"""
+    SELECT pg_catalog.setval(seqrelid::pg_catalog.regclass, %%(value)s, %%(called)s)
+    FROM %b AS stood JOIN pg_catalog.pg_sequence ON seqrelid = stood.tableoid
+    WHERE %%(made)s OR sign(seqincrement::numeric) * (
+        %%(value)s::numeric + %%(called)s::int * seqincrement
+        - last_value - is_called::int * seqincrement) > 0
+"""
 
 
 class _Part:
@@ -210,15 +221,20 @@ class _Part:
             if self._selection.rows:
                 self._copy(connection, receiver, jobs, crew)
             for each in self._sequences if self._selection.rows else ():
-                relation = b".".join(
-                    quoted(encoded(part, encoding)) for part in (each.schema, each.sequence)
-                )
-                connection.execute(
-                    "SELECT pg_catalog.setval(%s::text::regclass, %s, %s)",
-                    (decoded(relation, encoding), each.value, each.called),
-                )
+                self._set(connection, each)
             crew.start(lambda: receiver.take(connection, self._events("post-data"), crew))
             crew.wait()
+
+    def _set(self, connection: "psycopg.Connection[TupleRow]", sequence: SequenceValue) -> None:
+        encoding = self._manifest.source.encoding
+        schema, name = (
+            quoted(encoded(part, encoding)) for part in (sequence.schema, sequence.sequence)
+        )
+        # One that was there may have given values since, which are in somebody's rows.
+        made = self._selection.definitions
+        values = {"value": sequence.value, "called": sequence.called, "made": made}
+        relation = b"%b.%b" % (schema, name)
+        connection.execute(_SET_SEQUENCE % relation.replace(b"%", b"%%"), values)
 
     @property
     def _named(self) -> bool:

@@ -125,6 +125,30 @@ def test_a_chatty_stderr_blocks_nothing_and_its_end_is_kept() -> None:
         output([sys.executable, "-c", noise], child_environment({}))
 
 
+SAID = """
+sh: from TOC entry 3423; 6100 16452 SUBSCRIPTION s postgres
+sh: error: could not execute query: ERROR:  permission denied to create subscription
+DETAIL:  Only roles with some privileges may do that.
+Command was: CREATE SUBSCRIPTION s CONNECTION 'password=canary' PUBLICATION p;
+-- canary, too: MORE
+
+
+sh: warning: errors ignored on restore: 1
+"""
+
+
+@pytest.mark.parametrize("length", [0, 5_000, 1_000_000])
+def test_a_statement_that_the_server_refused_is_not_repeated(length: int) -> None:
+    """It may hold somebody's password."""
+    said = SAID.replace("MORE", length * "canary")
+    with pytest.raises(ChildFailed) as raised:
+        output(["sh", "-c", "cat >&2; exit 1"], child_environment({}), said.encode())
+    message = raised.value.message
+    assert "permission denied to create subscription\nDETAIL:  Only roles" in message
+    assert message.endswith("errors ignored on restore: 1")
+    assert "canary" not in message
+
+
 def test_a_child_inherits_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
     monkeypatch.setenv("BACKUP_DSN", "canary")

@@ -969,8 +969,8 @@ MUTATIONS = (
     Mutation(
         "a statement that the server refuses ends the restore",
         "execute.py",
-        "        if not _SET.fullmatch(statement.bare):\n",
-        "        if False:\n",
+        "    if not is_set:\n",
+        "    if False:\n",
         (
             "faults/test_hostile_dumps.py::test_a_name_that_the_server_does_not_know_ends_the_restore_wherever_it_is_no_parameter",
         ),

@@ -12,9 +12,11 @@ import secrets
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
@@ -32,9 +34,27 @@ from backup_pipeline.defs.jobs import DRILL, JOB, PRUNE, RESTORE, VERIFY
 from backup_pipeline.defs.resources import ConfiguredServices, resources
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.embedded.s3 import S3Access
+from backup_pipeline.engine.backup import back_up
+from backup_pipeline.engine.dump import PostgresDumpSource
+from backup_pipeline.engine.names import BackupName, Keys, Kind
+from backup_pipeline.engine.postgres import Server
+from backup_pipeline.engine.restore import restore
+from backup_pipeline.errors import PostgresFailed
 from backup_pipeline.settings import load_settings
 from backup_pipeline_tests.defs.test_real_servers import outcome_of_run
-from backup_pipeline_tests.integration.databases import databases, drop_database, new_database
+from backup_pipeline_tests.fakes import MemoryStore
+from backup_pipeline_tests.integration.databases import (
+    databases,
+    drop_database,
+    live_database,
+    new_database,
+)
+
+KEYS = Keys("backups/postgres/")
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
 
 
 class Watch:
@@ -288,6 +308,40 @@ def test_no_job_of_dagster_shows_a_secret_whether_it_succeeds_or_fails(
     found.keep("output", "".join(capfd.readouterr()))
     keep_bucket(found, secret)
     assert found.hits() == []
+
+
+@pytest.mark.parametrize("by_pg_restore", [True, False])
+def test_a_restore_that_is_refused_shows_no_password_of_the_database_s_own(
+    postgres: EmbeddedPostgres, by_pg_restore: bool
+) -> None:
+    """Such as that of the server to which it subscribes, which pg_restore repeats."""
+    store, canary = MemoryStore(), f"canary-{secrets.token_hex(6)}"
+    bin_dirs, role = [postgres.bin_dir] if by_pg_restore else [], f"role_{secrets.token_hex(6)}"
+    with (
+        live_database(postgres, "CREATE TABLE public.t AS SELECT 1 AS id") as live,
+        psycopg.connect(postgres.dsn(live.database), autocommit=True) as admin,
+    ):
+        admin.execute(
+            SQL("CREATE SUBSCRIPTION s CONNECTION {} PUBLICATION p WITH (connect = false)").format(
+                Literal(f"host=127.0.0.1 port=1 password={canary}")
+            )
+        )
+        admin.execute(SQL("CREATE ROLE {} LOGIN CREATEDB PASSWORD 'x'").format(Identifier(role)))
+        try:
+            name = BackupName.of(live.database, now())
+            back_up(PostgresDumpSource(live, [postgres.bin_dir]), store, KEYS, name, clock=now)
+            server = Server.of(postgres.dsn(live.database), user=role, password="x")  # noqa: S106
+            target = f"{live.database}_new"
+            with pytest.raises(PostgresFailed, match="to create subscription") as raised:
+                restore(store, KEYS, name, server, target, bin_dirs=bin_dirs, jobs=2, clock=now)
+        finally:
+            admin.execute("ALTER SUBSCRIPTION s SET (slot_name = NONE)")
+            admin.execute("DROP SUBSCRIPTION s")
+            admin.execute(SQL("DROP ROLE {}").format(Identifier(role)))
+    assert canary in gzip.decompress(store.objects[KEYS.of(name, Kind.DUMP)].body).decode()
+    shown = "".join(traceback.format_exception(raised.value)) + repr(raised.value.hint)
+    assert ("pg_restore" in shown) == by_pg_restore
+    assert canary not in shown
 
 
 def test_the_search_finds_what_is_there() -> None:

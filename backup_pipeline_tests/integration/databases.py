@@ -55,6 +55,19 @@ def drop_database(postgres: EmbeddedPostgres, database: str) -> None:
         admin.execute(psycopg.sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(quoted))
 
 
+@contextmanager
+def tablespace(postgres: EmbeddedPostgres, name: str) -> Iterator[None]:
+    """A tablespace of the server while the block lasts, which leaves nothing in it."""
+    quoted = psycopg.sql.Identifier(name)
+    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+        admin.execute("SET allow_in_place_tablespaces = on")
+        admin.execute(psycopg.sql.SQL("CREATE TABLESPACE {} LOCATION ''").format(quoted))
+        try:
+            yield
+        finally:
+            admin.execute(psycopg.sql.SQL("DROP TABLESPACE {}").format(quoted))
+
+
 def psql(postgres: EmbeddedPostgres, database: str, script: bytes) -> None:
     """Run a script with the server's own psql, which stops at the first error."""
     command = [str(postgres.bin_dir / "psql"), "-X", "--quiet", "--set=ON_ERROR_STOP=1"]

@@ -22,7 +22,12 @@ from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.engine.verify import verify
 from backup_pipeline.errors import PostgresFailed, TargetUnsuitable
-from backup_pipeline_tests.integration.databases import databases, new_database
+from backup_pipeline_tests.integration.databases import (
+    databases,
+    live_database,
+    new_database,
+    tablespace,
+)
 from backup_pipeline_tests.integration.test_round_trip import (
     chinook,
     every_kind,
@@ -178,6 +183,46 @@ def test_several_differences_are_each_named_and_nothing_else(
         result = prove(manifest, store, postgres18, report=meddling(postgres18, script))
     for finding, begins in zip(result.entry.findings, said, strict=True):
         assert finding.startswith(begins)
+
+
+TO_ANOTHER_SERVER = """
+    CREATE FOREIGN DATA WRAPPER nowhere;
+    CREATE SERVER remote FOREIGN DATA WRAPPER nowhere;
+    CREATE USER MAPPING FOR CURRENT_USER SERVER remote
+        OPTIONS (password 'canary one', token 'canary');
+    CREATE FUNCTION public.subscribe() RETURNS void LANGUAGE sql AS $$
+        CREATE SUBSCRIPTION s CONNECTION 'host=there password=canary' PUBLICATION p;
+    $$;
+"""
+CHANGED = """
+    ALTER USER MAPPING FOR CURRENT_USER SERVER remote
+        OPTIONS (SET password 'canary''s brother', SET token 'canary two');
+    CREATE OR REPLACE FUNCTION public.subscribe() RETURNS void LANGUAGE sql AS $$
+        CREATE SUBSCRIPTION s CONNECTION 'host=there password=canary2' PUBLICATION p;
+    $$;
+"""
+
+
+def test_a_finding_shows_no_password(postgres18: EmbeddedPostgres, store: ObjectStore) -> None:
+    """In a bucket, in messages and in Dagster more people read it than the database."""
+    with live_database(postgres18, TO_ANOTHER_SERVER) as source:
+        manifest = make(source, store, postgres18)
+        result = prove(manifest, store, postgres18, report=meddling(postgres18, CHANGED))
+    said = "; ".join(result.entry.findings)
+    assert "password '...'" in said
+    assert "CREATE SUBSCRIPTION s CONNECTION '...' PUBLICATION p" in said
+    assert "canary" not in said
+
+
+def test_a_copy_without_the_source_s_tablespaces_is_equal(
+    postgres18: EmbeddedPostgres, store: ObjectStore
+) -> None:
+    with live_database(postgres18, "CREATE TABLE public.t (id int)") as source:
+        with tablespace(postgres18, "of_the_source"), source.connect() as connection:
+            connection.execute("ALTER TABLE public.t SET TABLESPACE of_the_source")
+            manifest = make(source, store, postgres18)
+            connection.execute("ALTER TABLE public.t SET TABLESPACE pg_default")
+        assert prove(manifest, store, postgres18).equal
 
 
 def test_whole_bytes_do_not_make_up_for_a_drill_that_failed(

@@ -43,6 +43,7 @@ from backup_pipeline_tests.integration.databases import (
     drop_database,
     live_database,
     new_database,
+    tablespace,
 )
 
 CLI = Path(sys.executable).with_name("backup-pipeline")
@@ -326,6 +327,41 @@ def test_pg_restore_makes_indexes_and_keys_where_it_fits(
     (call,) = calls(watched)
     assert "--jobs=2" in call
     assert postgres18.password not in (watched / "calls").read_text()
+
+
+@pytest.mark.parametrize("by_pg_restore", [True, False])
+def test_what_lies_in_a_tablespace_that_the_server_lacks_comes_into_the_database_s_own(
+    postgres18: EmbeddedPostgres, by_pg_restore: bool
+) -> None:
+    """A table in one that it has comes there."""
+    store = MemoryStore()
+    bin_dirs = [postgres18.bin_dir] if by_pg_restore else []
+    with tablespace(postgres18, "slow"), live_database(postgres18, "") as live:
+        with tablespace(postgres18, "fast; one"):
+            with live.connect() as connection:
+                connection.execute(
+                    """
+                    CREATE TABLE public.a AS SELECT 1 AS id;
+                    ALTER TABLE public.a SET TABLESPACE slow;
+                    CREATE TABLE public.b AS SELECT generate_series(1, 9) AS id;
+                    ALTER TABLE public.b SET TABLESPACE "fast; one";
+                    CREATE INDEX b_id ON public.b (id) TABLESPACE "fast; one";
+                    """
+                )
+            name, before = make(live, store, postgres18), contents(live)
+            with live.connect() as connection:
+                connection.execute("ALTER TABLE public.b SET TABLESPACE pg_default")
+                connection.execute("ALTER INDEX public.b_id SET TABLESPACE pg_default")
+        with beside(live, postgres18) as target:
+            restore(store, KEYS, name, live, target.database, bin_dirs=bin_dirs, clock=now)
+            assert contents(target) == before
+            with target.connect() as connection:
+                lie = connection.execute(
+                    "SELECT relname, spcname FROM pg_class"
+                    " LEFT JOIN pg_tablespace ON pg_tablespace.oid = reltablespace"
+                    " WHERE relname IN ('a', 'b', 'b_id') ORDER BY relname"
+                ).fetchall()
+            assert lie == [("a", "slow"), ("b", None), ("b_id", None)]
 
 
 @pytest.mark.usefixtures("small_pieces")

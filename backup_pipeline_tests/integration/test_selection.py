@@ -30,6 +30,7 @@ from backup_pipeline_tests.integration.databases import (
     contents,
     databases,
     drop_database,
+    live_database,
     new_database,
     schema,
 )
@@ -222,6 +223,42 @@ def test_a_schema_comes_with_all_that_is_in_it(
     assert any("analytics.exposure" in line for line in schema(any_postgres, target))
 
 
+GROUPED = """
+    CREATE SCHEMA seen;
+    CREATE TABLE public.owners (id int PRIMARY KEY, name text);
+    CREATE TABLE public.items (owner int, price int);
+    INSERT INTO public.owners VALUES (1, 'ada'), (2, 'bob');
+    INSERT INTO public.items VALUES (1, 10), (1, 20);
+    CREATE VIEW seen.others AS SELECT * FROM public.items;
+    CREATE VIEW seen."by owner" AS
+        SELECT o.id, o.name, sum(i.price) AS total
+        FROM public.owners AS o LEFT JOIN seen.others AS i ON i.owner = o.id GROUP BY o.id;
+    CREATE VIEW seen.rich AS SELECT name FROM seen."by owner" WHERE total > 20;
+    CREATE MATERIALIZED VIEW seen.kept AS SELECT name, total FROM seen."by owner";
+"""
+
+
+@pytest.mark.parametrize(
+    ("selection", "view", "rows"),
+    [
+        (Selection(tables=("by owner",)), 'seen."by owner"', {(1, "ada", 30), (2, "bob", None)}),
+        (Selection(tables=("rich",)), "seen.rich", {("ada",)}),
+        (Selection(tables=("kept",)), "seen.kept", {("ada", 30), ("bob", None)}),
+        (Selection(schemas=("seen",)), "seen.rich", {("ada",)}),
+    ],
+)
+def test_a_view_whose_query_comes_later_is_no_row_of_nulls(
+    any_postgres: EmbeddedPostgres, selection: Selection, view: str, rows: set[tuple[object, ...]]
+) -> None:
+    """One that groups by a primary key, whatever is seen through it."""
+    kept = CountingStore()
+    with live_database(any_postgres, GROUPED) as server:
+        target = f"{server.database}_part"
+        bring(kept, make(server, kept, any_postgres), server, any_postgres, target, selection)
+        with server.using(target).connect() as connection:
+            assert set(connection.execute(f"TABLE {view}".encode()).fetchall()) == rows
+
+
 def test_all_definitions_come_without_rows(
     market: Server,
     kept: CountingStore,
@@ -247,6 +284,67 @@ def test_rows_go_into_tables_that_are_there(
     only_rows = Selection(tables=("trades",), definitions=False)
     bring(kept, backup, market, any_postgres, target, only_rows, add=True)
     assert tables(market.using(target)) == {"trades": tables(market)["trades"]}
+
+
+@pytest.mark.parametrize(
+    ("made", "gone_on", "expected"),
+    [
+        ("INCREMENT 1", 30, 31),
+        ("INCREMENT 1", 20, 21),
+        ("INCREMENT 1", 10, 21),
+        ("INCREMENT -1 MINVALUE -99 MAXVALUE 99 START 99", 10, 9),
+        ("INCREMENT -1 MINVALUE -99 MAXVALUE 99 START 99", 30, 19),
+    ],
+)
+def test_a_sequence_that_is_there_never_goes_back(
+    postgres18: EmbeddedPostgres, made: str, gone_on: int, expected: int
+) -> None:
+    """What it has given since the backup is in somebody's rows."""
+    kept, only_rows = CountingStore(), Selection(tables=("t",), definitions=False)
+    with live_database(postgres18, "CREATE TABLE public.t (id int)") as server:
+        with server.connect() as connection:
+            connection.execute(
+                f"""
+                CREATE SEQUENCE public."100% of it" {made} OWNED BY public.t.id;
+                SELECT setval('public."100% of it"', 20);
+                """.encode()
+            )
+        name = make(server, kept, postgres18)
+        with server.connect() as connection:
+            connection.execute(f"""SELECT setval('public."100% of it"', {gone_on})""".encode())
+        bring(kept, name, server, postgres18, server.database, only_rows, add=True)
+        with server.connect() as connection:
+            following = connection.execute(b"""SELECT nextval('public."100% of it"')""")
+            assert following.fetchone() == (expected,)
+
+
+def test_a_sequence_that_is_made_stands_where_it_stood(
+    postgres18: EmbeddedPostgres, kept: CountingStore, target: str
+) -> None:
+    """Also where that is before its start."""
+    tables = (
+        "CREATE TABLE public.t (id int); CREATE SEQUENCE public.s START 50 OWNED BY public.t.id"
+    )
+    with live_database(postgres18, tables) as server:
+        with server.connect() as connection:
+            connection.execute("SELECT setval('public.s', 20)")
+        name = make(server, kept, postgres18)
+        bring(kept, name, server, postgres18, target, Selection(tables=("t",)))
+        with server.using(target).connect() as connection:
+            assert connection.execute("SELECT nextval('public.s')").fetchone() == (21,)
+
+
+def test_rows_are_added_to_a_server_older_than_the_tools(
+    postgres16: EmbeddedPostgres, postgres18: EmbeddedPostgres, kept: CountingStore
+) -> None:
+    """Whose first statement sets what this server does not know, in the one transaction."""
+    with live_database(postgres16, "CREATE TABLE public.t AS SELECT 1 AS id") as server:
+        name = make(server, kept, postgres18)
+        with server.connect() as connection:
+            connection.execute("DROP TABLE public.t")
+        table = Selection(tables=("t",))
+        bring(kept, name, server, postgres18, server.database, table, add=True)
+        assert [each.rows for each in contents(server).tables] == [1]
 
 
 def test_what_fails_half_way_leaves_the_existing_database_as_it_was(
