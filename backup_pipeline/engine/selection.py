@@ -38,6 +38,7 @@ from backup_pipeline.engine.postgres import Server, choose_clients, find_clients
 from backup_pipeline.engine.preflight import require_suitable
 from backup_pipeline.engine.restore import within_limits
 from backup_pipeline.engine.script import CopyBegin, Event, decoded, encoded, quoted
+from backup_pipeline.engine.settle import analyse
 from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.engine.stored import StoredBackup
 from backup_pipeline.engine.target import (
@@ -48,6 +49,7 @@ from backup_pipeline.engine.target import (
     remove_leftovers,
     require_free,
     switch,
+    without_event_triggers,
 )
 from backup_pipeline.engine.verify import read_members, runs_of
 from backup_pipeline.errors import NotFound, Refused, VerificationFailed
@@ -128,16 +130,18 @@ def restore_selection(
                     part.load(connection, server.using(target), 1)
             else:
                 remove_leftovers(server, admin)
-                with new_database(server, admin, manifest.source, target) as loading:
-                    with server.using(loading).connect() as connection:
+                with new_database(server, admin, manifest.source, target) as made:
+                    loading = without_event_triggers(server, admin).using(made)
+                    jobs = within_limits(admin, jobs)
+                    with loading.connect() as connection:
                         # The switch commits synchronously, and with it all that was before it.
                         set_up(connection)
-                        part.load(connection, server.using(loading), within_limits(admin, jobs))
-                        connection.execute("ANALYZE")
+                        part.load(connection, loading, jobs)
+                    analyse(loading, jobs)
                     switch(
                         server,
                         admin,
-                        loading,
+                        made,
                         target,
                         kept_name(target, started_at),
                     )
