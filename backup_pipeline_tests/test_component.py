@@ -6,7 +6,9 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
+import dagster as dg
 import psycopg
 import pytest
 
@@ -20,6 +22,8 @@ from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.settings import Settings
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "trading_data"
+NOTHING = cast("dg.ComponentLoadContext", None)
+"""What the component is told of where its YAML lies: it does not look."""
 JOBS = ("database_backup_pipeline", "restore_database", "verify_backups", "prune_backups")
 
 
@@ -85,6 +89,21 @@ def test_every_attribute_is_a_setting_and_every_rule_of_retention_an_attribute()
     attributes = set(DatabaseBackupComponent.model_fields) - {"dsn_variable", "suffix"}
     assert attributes <= settings
     assert {name for name in settings if name.startswith("retention_")} <= attributes
+
+
+def test_a_project_may_have_an_executor_of_its_own() -> None:
+    @dg.asset
+    def mine() -> None:
+        pass
+
+    theirs = dg.Definitions(assets=[mine], executor=dg.multiprocess_executor)
+    ours = DatabaseBackupComponent(database="orders").build_defs(NOTHING)
+    repository = dg.Definitions.merge(theirs, ours).get_repository_def()
+
+    jobs = {job.name: job for job in repository.get_all_jobs()}
+
+    assert jobs["database_backup_pipeline_orders"].executor_def is dg.multi_or_in_process_executor
+    assert jobs["__ASSET_JOB"].executor_def is dg.multiprocess_executor
 
 
 def test_dg_knows_the_component_and_checks_its_attributes(home: Path) -> None:

@@ -30,8 +30,12 @@ DRILL = "restore_drill"
 ALL = "all"
 
 # Steps that follow each other gain nothing from a process each; the launchpad can still choose
-# `multiprocess` instead.
-_IN_PROCESS: dict[str, Any] = {"execution": {"config": {"in_process": {}}}}
+# `multiprocess` instead.  The executor is named because a project that sets one of its own could not
+# be loaded: its executor would be offered a config that only this one knows.
+_IN_PROCESS: dict[str, Any] = {
+    "config": {"execution": {"config": {"in_process": {}}}},
+    "executor_def": dg.multi_or_in_process_executor,
+}
 
 
 def backup_job(database: Database) -> "UnresolvedAssetJobDefinition":
@@ -39,7 +43,7 @@ def backup_job(database: Database) -> "UnresolvedAssetJobDefinition":
     return dg.define_asset_job(
         database.own(JOB),
         selection=[database.dump, database.verified, database.pruned],
-        config=_IN_PROCESS,
+        **_IN_PROCESS,
         tags=database.tags,
         description="Back the database up, prove that the backup is whole, delete what has "
         "expired, and tell what came of it.",
@@ -51,7 +55,7 @@ def drill_job(database: Database) -> "UnresolvedAssetJobDefinition":
     return dg.define_asset_job(
         database.own(DRILL),
         selection=[database.proof],
-        config=_IN_PROCESS,
+        **_IN_PROCESS,
         tags=database.tags,
         description="Restore the newest backup, or the one that `backup` names, into a scratch "
         "database, compare it with what was dumped, and drop it.",
