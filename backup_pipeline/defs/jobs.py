@@ -30,8 +30,8 @@ DRILL = "restore_drill"
 ALL = "all"
 
 # Steps that follow each other gain nothing from a process each; the launchpad can still choose
-# `multiprocess` instead.  The executor is named because a project that sets one of its own could not
-# be loaded: its executor would be offered a config that only this one knows.
+# `multiprocess` instead.  The executor is named because a project that sets one of its own could
+# not be loaded: its executor would be offered a config that only this one knows.
 _IN_PROCESS: dict[str, Any] = {
     "config": {"execution": {"config": {"in_process": {}}}},
     "executor_def": dg.multi_or_in_process_executor,
