@@ -9,6 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 from dagster._core.instance.config import PoolGranularity
 from dagster._core.test_utils import create_run_for_test
 
@@ -74,6 +75,21 @@ def test_the_file_in_the_root_keeps_everything_in_its_own_directory(tmp_path: Pa
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         require_what_both_promise(instance)
         assert instance.storage_directory().startswith(str(tmp_path))
+
+
+def test_the_production_file_also_loads_where_the_bucket_is_at_aws(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There nobody sets an endpoint."""
+    monkeypatch.setenv("BACKUP_BUCKET", "options-data")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    written = yaml.safe_load((home / "dagster.yaml").read_text())
+    only = {"compute_logs": written["compute_logs"]}
+    (home / "dagster.yaml").write_text(yaml.safe_dump(only))
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        client = instance.compute_log_manager._s3_session  # type: ignore[attr-defined]
+        assert client.meta.endpoint_url.endswith("amazonaws.com")
 
 
 def test_a_run_whose_machine_died_is_failed_by_the_daemon_in_time(tmp_path: Path) -> None:
