@@ -99,6 +99,7 @@ def test_the_names_that_operators_know(loaded: dict[str, Any]) -> None:
         "pruned_bucket.no_stale_upload",
         "pruned_bucket.no_stray",
         "restore_proof.restored_equal",
+        "verified_backup.backup_recent",
         "verified_backup.bytes_whole",
         "verified_backup.dump_complete",
     ]

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 BACKUP = "backup"
 """The name of a backup: all that one asset hands to the next."""
+TAKEN_AT = "taken_at"
+"""When its snapshot was: the age of a backup counts from there."""
 SUMMARY = "summary"
 """A sentence or two in Markdown, for the UI and for the messages to people."""
 
@@ -49,7 +51,7 @@ def of_dump(manifest: Manifest, uri: str) -> dict[str, Any]:
         "throughput_bytes_per_second": _per(manifest.raw_length, manifest.duration),
         "tables": len(manifest.tables),
         "rows": manifest.rows,
-        "taken_at": dg.MetadataValue.timestamp(manifest.source.snapshot_at),
+        TAKEN_AT: dg.MetadataValue.timestamp(manifest.source.snapshot_at),
         "server_version": manifest.source.server_version,
         "pg_dump_version": manifest.pg_dump_version,
         "rows_per_table": _rows_per_table(manifest.tables),
@@ -69,9 +71,10 @@ def of_verification(
         "rows": entry.rows,
         "duration_seconds": entry.seconds,
         "throughput_bytes_per_second": _per(entry.read_bytes, entry.seconds),
+        TAKEN_AT: dg.MetadataValue.timestamp(manifest.source.snapshot_at),
         "age_seconds": (entry.at - manifest.source.snapshot_at).total_seconds(),
         "findings": len(entry.findings),
-        "heartbeat": str(heartbeat),
+        "heartbeat": heartbeat,
         "verified_at": dg.MetadataValue.timestamp(entry.at),
     }
 
@@ -116,7 +119,7 @@ def of_restore(backup: Backup, result: "RestoreResult") -> dict[str, Any]:
         "verify_seconds": result.verify_seconds,
         "load_seconds": result.load_seconds,
         "switch_seconds": result.switch_seconds,
-        "taken_at": dg.MetadataValue.timestamp(backup.taken_at),
+        TAKEN_AT: dg.MetadataValue.timestamp(backup.taken_at),
     }
 
 

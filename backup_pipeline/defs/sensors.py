@@ -6,13 +6,14 @@ A message that can't be delivered shows in the sensor's tick, and harms nothing 
 
 import json
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from backup_pipeline.defs.database import Database, HasResources
+from backup_pipeline.defs.metadata import TAKEN_AT
 from backup_pipeline.defs.outcomes import outcome_of
 from backup_pipeline.engine.notify import Outcome
 
@@ -29,6 +30,8 @@ _ENDS = {
     "tell_failure": dg.DagsterRunStatus.FAILURE,
     "tell_cancellation": dg.DagsterRunStatus.CANCELED,
 }
+# The last verification may be of an older backup than the one before.
+_LATELY = 10
 
 
 def database_sensors(
@@ -81,20 +84,25 @@ def _tell_staleness(database: Database) -> dg.SensorDefinition:
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
         required_resource_keys=database.needs("notifier"),
-        description=f"Tells people once when no backup of {database.name} was verified for "
-        f"{hours:g} hours, or ever, and once when one is again.",
+        description=f"Tells people once when the newest verified backup of {database.name} is "
+        f"older than {hours:g} hours, or none ever was, and once when one is fresh again.",
     )
     def tell_staleness(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         now = database.clock()
         watch = _watch(context.cursor, now)
         state = _freshness(context.instance, database.verified)
-        stale = state == "FAIL" or (
-            state == "UNKNOWN" and now - watch.since > timedelta(hours=hours)
-        )
+        taken = _newest_verified(context.instance, database.verified)
+        if taken:
+            stale = now - taken > timedelta(hours=hours)
+        else:
+            stale = state == "FAIL" or (
+                state == "UNKNOWN" and now - watch.since > timedelta(hours=hours)
+            )
         context.update_cursor(watch.model_copy(update={"stale": stale}).model_dump_json())
         said = [f"The newest verified backup is {'stale' if stale else 'fresh'}."]
         if stale != watch.stale:
-            outcome = _staleness(database, stale=stale, never=state == "UNKNOWN")
+            never = state == "UNKNOWN" and not taken
+            outcome = _staleness(database, stale=stale, never=never)
             try:
                 _tell(database, context, context.log, outcome)
             except dg.Failure as failure:
@@ -119,12 +127,24 @@ def _freshness(instance: dg.DagsterInstance, asset: dg.AssetKey) -> str:
     return record.freshness_state.value if record else "UNKNOWN"
 
 
+def _newest_verified(instance: dg.DagsterInstance, asset: dg.AssetKey) -> datetime | None:
+    """When the newest of the backups that were verified lately was taken.
+
+    Dagster's own freshness counts from the last verification, and so an old backup that somebody
+    verifies again would keep it quiet.
+    """
+    records = instance.fetch_materializations(asset, limit=_LATELY).records
+    made = [record.asset_materialization for record in records]
+    moments = [each.metadata[TAKEN_AT].value for each in made if each and TAKEN_AT in each.metadata]
+    return max((datetime.fromtimestamp(moment, UTC) for moment in moments), default=None)
+
+
 def _staleness(database: Database, *, stale: bool, never: bool) -> Outcome:
     hours = database.settings.freshness_hours
     lines: tuple[str, ...]
     if not stale:
         title = f"Backup of {database.name} is fresh again"
-        lines = (f"A backup was verified within the last {hours:g} hours.",)
+        lines = (f"A backup of the last {hours:g} hours is verified.",)
     elif never:
         title = f"Backup of {database.name} was NEVER made"
         lines = (
@@ -134,7 +154,7 @@ def _staleness(database: Database, *, stale: bool, never: bool) -> Outcome:
     else:
         title = f"Backup of {database.name} is STALE"
         lines = (
-            f"No backup was verified for more than {hours:g} hours.",
+            f"The newest verified backup is older than {hours:g} hours.",
             "Look at the last runs of the backup job, and at the schedule.",
         )
     return Outcome("freshness", database.name, succeeded=not stale, title=title, lines=lines)

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.freshness import FreshnessState, FreshnessStateChange
 
-from backup_pipeline.defs.jobs import PRUNE, RESTORE
+from backup_pipeline.defs.jobs import JOB, PRUNE, RESTORE
 from backup_pipeline.engine.model import Section
 from backup_pipeline.engine.notify import Heartbeat, Outcome
 from backup_pipeline.errors import ChildFailed, StoreError
@@ -311,6 +311,38 @@ def test_staleness_that_can_not_be_told_to_one_is_not_told_to_the_others_for_eve
     assert len(daemon.project.notifier.outcomes) == 1
 
 
+def test_an_old_backup_that_is_verified_again_is_no_fresher_for_that(daemon: Daemon) -> None:
+    project = daemon.project
+    assert project.run().success
+    assert "fresh" in daemon.tick("tell_staleness")[0]
+    project.clock.now += timedelta(hours=27)
+
+    assert project.run(only=["verified_backup"]).success
+    judge(project, FreshnessState.UNKNOWN, FreshnessState.PASS)  # by Dagster's way of counting
+
+    assert "stale" in daemon.tick("tell_staleness")[0]
+    (outcome,) = project.notifier.outcomes
+    assert outcome.title == "Backup of ahold_options is STALE"
+    assert project.run().success
+    assert project.run(only=["verified_backup"]).success
+    assert "fresh" in daemon.tick("tell_staleness")[0]
+
+
+def test_a_verification_of_an_older_backup_makes_the_newest_one_no_staler(daemon: Daemon) -> None:
+    project = daemon.project
+    dumped = project.run(only=["database_dump"])
+    project.clock.now += timedelta(hours=20)
+    assert project.run().success
+    again = project.defs.resolve_job_def(JOB).execute_in_process(
+        instance=project.instance,
+        asset_selection=[project.database.verified],
+        tags={"dagster/parent_run_id": dumped.run_id},
+    )
+    assert again.success
+    project.clock.now += timedelta(hours=20)
+    assert "fresh" in daemon.tick("tell_staleness")[0]
+
+
 def test_freshness_is_declared_once_on_the_verified_backup(project: Project) -> None:
     graph = project.defs.resolve_asset_graph()
     declared = {
@@ -335,6 +367,23 @@ def test_a_verified_backup_beats_once_and_says_what_became_of_it(
     assert result.success
     assert project.notifier.beats == 1
     assert metadata_of(result, "verified_backup")["heartbeat"] == heartbeat
+
+
+def test_an_old_backup_that_is_verified_again_does_not_beat_and_is_warned_of(
+    project: Project,
+) -> None:
+    assert project.run(only=["database_dump"]).success
+    project.clock.now += timedelta(hours=27)
+
+    result = project.run(only=["verified_backup"])
+
+    assert result.success
+    assert project.notifier.beats == 0
+    assert metadata_of(result, "verified_backup")["heartbeat"] == "not sent for an old backup"
+    checks = {each.check_name: each for each in result.get_asset_check_evaluations()}
+    assert not checks["backup_recent"].passed
+    assert checks["backup_recent"].severity is dg.AssetCheckSeverity.WARN
+    assert checks["backup_recent"].description == "It was taken 27.0 hours ago; 26 are allowed."
 
 
 def test_a_backup_that_is_not_verified_does_not_beat(project: Project) -> None:
