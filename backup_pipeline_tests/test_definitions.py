@@ -103,7 +103,12 @@ def test_the_names_that_operators_know(loaded: dict[str, Any]) -> None:
         "verified_backup.bytes_whole",
         "verified_backup.dump_complete",
     ]
-    assert loaded["pools"] == ["ahold_options", "ahold_options_restore", "ahold_options_verify"]
+    assert loaded["pools"] == [
+        "ahold_options",
+        "ahold_options_drill",
+        "ahold_options_restore",
+        "ahold_options_verify",
+    ]
     assert loaded["schedules"] == {
         "daily_backup": "database_backup_pipeline",
         "weekly_drill": "restore_drill",

@@ -183,7 +183,7 @@ def _restore_proof(database: Database) -> dg.AssetsDefinition:
         database.proof,
         "postgres",
         "bucket",
-        pool=f"{database.group}_restore",
+        pool=f"{database.group}_drill",
         deps=[database.verified],
         kinds={"postgres", "s3"},
         check_specs=proof_checks(database),

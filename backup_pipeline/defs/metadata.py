@@ -147,13 +147,15 @@ def of_drill(name: BackupName, result: "DrillResult", uri: str) -> dict[str, Any
     }
 
 
-def of_verifications(entries: Mapping[str, EvidenceEntry]) -> dict[str, Any]:
-    """Several backups, each read back."""
-    good = sum(entry.passed for entry in entries.values())
+def of_verifications(
+    entries: Mapping[str, EvidenceEntry], unreadable: Mapping[str, str]
+) -> dict[str, Any]:
+    """Several backups, each read back, and why those were not whose manifest is no good."""
+    good, count = sum(entry.passed for entry in entries.values()), len(entries) + len(unreadable)
     return {
-        SUMMARY: dg.MetadataValue.md(f"{good:,} of {len(entries):,} backups are whole"),
-        "verified": sum(entry.passed for entry in entries.values()),
-        "failed": sum(not entry.passed for entry in entries.values()),
+        SUMMARY: dg.MetadataValue.md(f"{good:,} of {count:,} backups are whole"),
+        "verified": good,
+        "failed": count - good,
         "size_bytes": sum(entry.read_bytes for entry in entries.values()),
         "duration_seconds": sum(entry.seconds for entry in entries.values()),
         "backups": table(
@@ -164,10 +166,13 @@ def of_verifications(entries: Mapping[str, EvidenceEntry]) -> dict[str, Any]:
                 "seconds": "float",
                 "findings": "string",
             },
-            (
-                (name, entry.passed, entry.read_bytes, entry.seconds, "; ".join(entry.findings))
-                for name, entry in entries.items()
-            ),
+            [
+                *((name, False, 0, 0.0, reason) for name, reason in unreadable.items()),
+                *(
+                    (name, entry.passed, entry.read_bytes, entry.seconds, "; ".join(entry.findings))
+                    for name, entry in entries.items()
+                ),
+            ],
         ),
     }
 

@@ -196,6 +196,31 @@ def test_a_job_that_an_operator_launched_is_told_in_its_own_words(daemon: Daemon
     assert outcome.lines[0] == "1 backups kept, 0 would be deleted, 0.0 MB reclaimed"
 
 
+@pytest.mark.parametrize(
+    ("asset", "verb"), [("verified_backup", "Verification"), ("pruned_bucket", "Prune")]
+)
+def test_a_run_that_makes_no_backup_is_not_called_one(
+    daemon: Daemon, asset: str, verb: str
+) -> None:
+    assert daemon.project.run().success
+    told(daemon)
+    assert daemon.project.run(only=[asset]).success
+    (outcome,) = told(daemon)
+    assert outcome.title == f"{verb} of ahold_options succeeded"
+
+
+def test_a_run_of_checks_alone_is_called_one(daemon: Daemon) -> None:
+    project = daemon.project
+    assert project.run().success
+    told(daemon)
+    checks = dg.AssetSelection.checks_for_assets(project.database.dump)
+    job = dg.define_asset_job("checks", checks)
+    theirs = dg.Definitions.merge(project.defs, dg.Definitions(jobs=[job]))
+    assert theirs.resolve_job_def("checks").execute_in_process(instance=project.instance).success
+    (outcome,) = told(daemon)
+    assert outcome.title == "Check of ahold_options succeeded"
+
+
 def test_runs_that_have_nothing_to_do_with_the_database_are_not_told(daemon: Daemon) -> None:
     @dg.asset
     def somebody_elses() -> None:
