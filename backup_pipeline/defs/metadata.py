@@ -32,6 +32,8 @@ SUMMARY = "summary"
 
 # The event log is no place for a thousand lines.
 _MOST_LINES = 200
+# A dump of few large tables may still have a thousand members.
+_MOST_BYTES = 100_000
 
 Cell = str | int | float | bool
 
@@ -199,13 +201,14 @@ def _rows_per_table(tables: Sequence[TableRows]) -> dg.MetadataValue[Any]:
 
 def _manifest(manifest: Manifest) -> dg.MetadataValue[Any]:
     """The manifest itself, as far as it is short."""
-    if len(manifest.tables) > _MOST_LINES:
+    text = to_json(manifest)
+    if len(manifest.tables) > _MOST_LINES or len(text) > _MOST_BYTES:
         return dg.MetadataValue.text(
             f"The manifest of {len(manifest.tables):,} tables lies beside the dump."
         )
     import json
 
-    return dg.MetadataValue.json(json.loads(to_json(manifest)))
+    return dg.MetadataValue.json(json.loads(text))
 
 
 def _decisions(decisions: Sequence[KeepDecision], result: PruneResult) -> dg.MetadataValue[Any]:

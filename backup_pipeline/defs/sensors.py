@@ -30,6 +30,11 @@ _ENDS = {
     "tell_failure": dg.DagsterRunStatus.FAILURE,
     "tell_cancellation": dg.DagsterRunStatus.CANCELED,
 }
+_WAITING = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+]
 # The last verification may be of an older backup than the one before.
 _LATELY = 10
 
@@ -135,8 +140,9 @@ def _newest_verified(instance: dg.DagsterInstance, asset: dg.AssetKey) -> dateti
     """
     records = instance.fetch_materializations(asset, limit=_LATELY).records
     made = [record.asset_materialization for record in records]
-    moments = [each.metadata[TAKEN_AT].value for each in made if each and TAKEN_AT in each.metadata]
-    return max((datetime.fromtimestamp(moment, UTC) for moment in moments), default=None)
+    taken = [each.metadata.get(TAKEN_AT) for each in made if each]
+    moments = [each.value for each in taken if isinstance(each, dg.TimestampMetadataValue)]
+    return datetime.fromtimestamp(max(moments), UTC) if moments else None
 
 
 def _staleness(database: Database, *, stale: bool, never: bool) -> Outcome:
@@ -169,16 +175,20 @@ def _backup_after_assets(
         name=database.own("backup_after_assets"),
         job=job,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Makes a backup after each materialization of {', '.join(awaited)}.",
+        description=f"Makes a backup after materializations of {', '.join(awaited)}.",
     )
     def backup_after_assets(
         context: dg.SensorEvaluationContext,
     ) -> dg.RunRequest | dg.SkipReason:
         seen = _seen(context.cursor)
         latest = {key: _latest_materialization(context.instance, key) for key in awaited}
+        # What was there before this sensor was, or before it waited for a key, is no reason for a
+        # backup.
+        new = [key for key in awaited if latest[key] > seen.get(key, latest[key])]
+        if new and _is_waiting(context.instance, job.name):
+            # The cursor stays: they count once that backup has begun.
+            return dg.SkipReason("A backup that has not begun yet will hold them.")
         context.update_cursor(json.dumps(latest))
-        # What was there before this sensor was is no reason for a backup.
-        new = [key for key in awaited if seen is not None and latest[key] > seen.get(key, 0)]
         if not new:
             return dg.SkipReason("None of them was materialized.")
         return dg.RunRequest(
@@ -189,8 +199,13 @@ def _backup_after_assets(
     return backup_after_assets
 
 
-def _seen(cursor: str | None) -> dict[str, int] | None:
-    return TypeAdapter(dict[str, int]).validate_json(cursor) if cursor else None
+def _seen(cursor: str | None) -> dict[str, int]:
+    return TypeAdapter(dict[str, int]).validate_json(cursor) if cursor else {}
+
+
+def _is_waiting(instance: dg.DagsterInstance, job: str) -> bool:
+    """Whether a run of a job has not begun; a backfill would else queue one at each tick."""
+    return instance.get_runs_count(dg.RunsFilter(job_name=job, statuses=_WAITING)) > 0
 
 
 def _latest_materialization(instance: dg.DagsterInstance, key: str) -> int:

@@ -440,6 +440,35 @@ def test_a_backup_is_started_after_each_materialization_of_the_asset_it_waits_fo
     assert again.run_key != request.run_key
 
 
+def test_a_backfill_queues_one_backup_at_a_time_and_none_is_forgotten(
+    instance: dg.DagsterInstance,
+) -> None:
+    daemon = Daemon(Project(instance, Settings(after_assets=("etl/trades",))))
+    daemon.tick("backup_after_assets")
+    job = daemon.project.defs.resolve_job_def(JOB)
+    waiting = instance.create_run_for_job(job)
+    for _ in range(3):
+        instance.report_runless_asset_event(dg.AssetMaterialization(["etl", "trades"]))
+        assert "not begun yet" in daemon.tick("backup_after_assets")[0]
+    instance.report_run_canceled(waiting)
+    ((request,),) = daemon.tick("backup_after_assets")
+    assert request.tags["backup_pipeline/after"] == "etl/trades"
+    assert "None of them" in daemon.tick("backup_after_assets")[0]
+
+
+def test_what_was_there_before_it_was_waited_for_is_no_reason_for_a_backup(
+    instance: dg.DagsterInstance,
+) -> None:
+    instance.report_runless_asset_event(dg.AssetMaterialization("old"))
+    before = Daemon(Project(instance, Settings(after_assets=("etl/trades",))))
+    before.tick("backup_after_assets")
+    after = Daemon(Project(instance, Settings(after_assets=("etl/trades", "old"))), before.cursors)
+    assert "None of them" in after.tick("backup_after_assets")[0]
+    instance.report_runless_asset_event(dg.AssetMaterialization("old"))
+    ((request,),) = after.tick("backup_after_assets")
+    assert request.tags["backup_pipeline/after"] == "old"
+
+
 def test_without_such_assets_there_is_no_such_sensor(project: Project) -> None:
     names = {sensor.name for sensor in project.defs.sensors or ()}
     assert names == {*ENDS, "tell_staleness"}
