@@ -64,14 +64,14 @@ def _console() -> "Console":
 
 @contextmanager
 def _services(console: "Console", directory: Path, megabytes: int) -> Iterator[None]:
-    """Both servers, an environment that points at them, and the sample database."""
+    """Both servers, an environment that points at them alone, and the sample database."""
     from backup_pipeline.embedded.sample import load_sample
     from backup_pipeline.embedded.services import Services
 
     with Services(directory) as services:
         with _step(console, "Starting PostgreSQL and an S3 server on 127.0.0.1"):
             services.start()
-        os.environ.update(services.environment())
+        services.lead(os.environ)
         with _step(console, f"Loading the sample database, {megabytes} MB of SQL"):
             load_sample(services.dsn, megabytes=megabytes)
         yield

@@ -5,10 +5,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import islice, pairwise
 from pathlib import Path
+from typing import cast
 
+import dagster as dg
 import psycopg
 import pytest
+import yaml
+from dagster._utils.schedules import cron_string_iterator
 
 from backup_pipeline.defs.component import DatabaseBackupComponent
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
@@ -17,9 +23,11 @@ from backup_pipeline.engine.catalog import read_catalog
 from backup_pipeline.engine.model import State
 from backup_pipeline.engine.names import Keys
 from backup_pipeline.engine.store import ObjectStore
-from backup_pipeline.settings import Settings
+from backup_pipeline.settings import Settings, load_settings
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "trading_data"
+NOTHING = cast("dg.ComponentLoadContext", None)
+"""What the component is told of where its YAML lies: it does not look."""
 JOBS = ("database_backup_pipeline", "restore_database", "verify_backups", "prune_backups")
 
 
@@ -85,6 +93,33 @@ def test_every_attribute_is_a_setting_and_every_rule_of_retention_an_attribute()
     attributes = set(DatabaseBackupComponent.model_fields) - {"dsn_variable", "suffix"}
     assert attributes <= settings
     assert {name for name in settings if name.startswith("retention_")} <= attributes
+
+
+def test_a_project_may_have_an_executor_of_its_own() -> None:
+    @dg.asset
+    def mine() -> None:
+        pass
+
+    theirs = dg.Definitions(assets=[mine], executor=dg.multiprocess_executor)
+    ours = DatabaseBackupComponent(database="orders").build_defs(NOTHING)
+    repository = dg.Definitions.merge(theirs, ours).get_repository_def()
+
+    jobs = {job.name: job for job in repository.get_all_jobs()}
+
+    assert jobs["database_backup_pipeline_orders"].executor_def is dg.multi_or_in_process_executor
+    assert jobs["__ASSET_JOB"].executor_def is dg.multiprocess_executor
+
+
+@pytest.mark.parametrize("database", ["orders", "quotes"])
+def test_no_backup_of_the_example_is_stale_before_the_next_one_is_due(database: str) -> None:
+    (file,) = EXAMPLE.glob(f"**/{database}/defs.yaml")
+    given = yaml.safe_load(file.read_text())["attributes"]
+    component = DatabaseBackupComponent(**given)
+    settings = load_settings(**component.model_dump(exclude={"dsn_variable", "suffix"}))
+    monday = datetime(2026, 1, 5, tzinfo=UTC).timestamp()
+    due = cron_string_iterator(monday, settings.schedule, settings.timezone)
+    gaps = [later - earlier for earlier, later in pairwise(islice(due, 15))]
+    assert max(gaps) < timedelta(hours=settings.freshness_hours)
 
 
 def test_dg_knows_the_component_and_checks_its_attributes(home: Path) -> None:

@@ -99,10 +99,16 @@ def test_the_names_that_operators_know(loaded: dict[str, Any]) -> None:
         "pruned_bucket.no_stale_upload",
         "pruned_bucket.no_stray",
         "restore_proof.restored_equal",
+        "verified_backup.backup_recent",
         "verified_backup.bytes_whole",
         "verified_backup.dump_complete",
     ]
-    assert loaded["pools"] == ["ahold_options", "ahold_options_restore", "ahold_options_verify"]
+    assert loaded["pools"] == [
+        "ahold_options",
+        "ahold_options_drill",
+        "ahold_options_restore",
+        "ahold_options_verify",
+    ]
     assert loaded["schedules"] == {
         "daily_backup": "database_backup_pipeline",
         "weekly_drill": "restore_drill",

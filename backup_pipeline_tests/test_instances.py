@@ -3,13 +3,17 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 from dagster._core.instance.config import PoolGranularity
+from dagster._core.test_utils import create_run_for_test
 
+from backup_pipeline.embedded.leash import Command, Leashed
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.engine.catalog import read_catalog
 from backup_pipeline.engine.names import Keys
@@ -58,6 +62,7 @@ def production(
 def require_what_both_promise(instance: dg.DagsterInstance) -> None:
     assert not instance.telemetry_enabled
     assert instance.run_monitoring_enabled
+    assert instance.run_monitoring_max_runtime_seconds == 24 * 60 * 60
     assert not instance.run_retries_enabled
     assert instance.freshness_enabled
     pools = instance.get_concurrency_config().pool_config
@@ -70,6 +75,51 @@ def test_the_file_in_the_root_keeps_everything_in_its_own_directory(tmp_path: Pa
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         require_what_both_promise(instance)
         assert instance.storage_directory().startswith(str(tmp_path))
+
+
+def test_the_production_file_also_loads_where_the_bucket_is_at_aws(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There nobody sets an endpoint."""
+    monkeypatch.setenv("BACKUP_BUCKET", "options-data")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    written = yaml.safe_load((home / "dagster.yaml").read_text())
+    only = {"compute_logs": written["compute_logs"]}
+    (home / "dagster.yaml").write_text(yaml.safe_dump(only))
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        client = instance.compute_log_manager._s3_session  # type: ignore[attr-defined]
+        assert client.meta.endpoint_url.endswith("amazonaws.com")
+
+
+def test_a_run_whose_machine_died_is_failed_by_the_daemon_in_time(tmp_path: Path) -> None:
+    """Nobody is left who could ask for its worker, and its pool would stay taken for ever."""
+    limits = "max_runtime_seconds: 86400"
+    text = (ROOT / "dagster.yaml").read_text()
+    assert limits in text
+    impatient = text.replace(limits, "max_runtime_seconds: 1\n  poll_interval_seconds: 1")
+    (tmp_path / "dagster.yaml").write_text(impatient)
+    (tmp_path / "workspace.yaml").write_text("load_from: []\n")
+    daemon = Command(
+        arguments=[f"{Path(sys.executable).parent / 'dagster-daemon'}", "run"],
+        environment={**os.environ, "DAGSTER_HOME": str(tmp_path)},
+        directory=tmp_path,
+        grace=10,
+    )
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        dead = create_run_for_test(instance, status=dg.DagsterRunStatus.STARTING)
+        instance.report_dagster_event(
+            dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, dead.job_name), dead.run_id
+        )
+        process = Leashed(daemon, tmp_path / "daemon.log")
+        try:
+            deadline = time.monotonic() + 60
+            while not (run := instance.get_run_by_id(dead.run_id)) or not run.is_finished:
+                assert time.monotonic() < deadline, (tmp_path / "daemon.log").read_text()[-3000:]
+                time.sleep(0.3)
+        finally:
+            process.stop()
+    assert run.status is dg.DagsterRunStatus.FAILURE
 
 
 def test_production_keeps_runs_in_postgresql_and_logs_in_the_bucket(

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from backup_pipeline.defs import metadata
 from backup_pipeline.defs.checks import (
+    is_recent,
     judge_proof,
     judge_verification,
     proof_checks,
@@ -151,9 +152,12 @@ def _verified_backup(database: Database) -> dg.AssetsDefinition:
             yield from judge_verification(database, manifest, entry)
             if not entry.passed:
                 raise VerificationFailed(f"{name} is not whole: {'; '.join(entry.findings)}")
-        heartbeat = database.notifier(context).beat()
-        if heartbeat is Heartbeat.FAILED:
-            context.log.warning("the backup is good, but its heartbeat was not delivered")
+        if is_recent(database, manifest, entry):
+            heartbeat = str(database.notifier(context).beat())
+            if heartbeat == Heartbeat.FAILED:
+                context.log.warning("the backup is good, but its heartbeat was not delivered")
+        else:
+            heartbeat = "not sent for an old backup"
         uri = bucket.uri(keys.of(name, Kind.EVIDENCE))
         told = metadata.of_verification(manifest, entry, uri, heartbeat)
         yield dg.MaterializeResult(metadata=told)
@@ -179,7 +183,7 @@ def _restore_proof(database: Database) -> dg.AssetsDefinition:
         database.proof,
         "postgres",
         "bucket",
-        pool=f"{database.group}_restore",
+        pool=f"{database.group}_drill",
         deps=[database.verified],
         kinds={"postgres", "s3"},
         check_specs=proof_checks(database),

@@ -54,12 +54,30 @@ def verification_checks(database: Database) -> list[dg.AssetCheckSpec]:
             blocking=True,
             description="Every section has pg_dump's closing line, every table its rows.",
         ),
+        dg.AssetCheckSpec(
+            "backup_recent",
+            asset=database.verified,
+            description="The backup is younger than BACKUP_FRESHNESS_HOURS.",
+        ),
     ]
+
+
+def is_recent(database: Database, manifest: Manifest, entry: EvidenceEntry) -> bool:
+    """Whether the backup was still fresh when it was verified.
+
+    An old one that is verified again is proved once more, and is no younger for that.
+    """
+    return _age(manifest, entry) <= timedelta(hours=database.settings.freshness_hours)
+
+
+def _age(manifest: Manifest, entry: EvidenceEntry) -> timedelta:
+    return entry.at - manifest.source.snapshot_at
 
 
 def judge_verification(database: Database, manifest: Manifest, entry: EvidenceEntry) -> Results:
     """The results of `verification_checks`."""
     said = "; ".join(entry.findings)
+    hours, most = _age(manifest, entry) / timedelta(hours=1), database.settings.freshness_hours
     comparisons = {
         "bytes_whole": Comparison(
             entry.passed,
@@ -73,9 +91,16 @@ def judge_verification(database: Database, manifest: Manifest, entry: EvidenceEn
             entry.rows if entry.opened else manifest.rows,
             said or _completeness(manifest, entry),
         ),
+        "backup_recent": Comparison(
+            is_recent(database, manifest, entry),
+            most,
+            hours,
+            f"It was taken {hours:,.1f} hours ago; {most:g} are allowed.",
+        ),
     }
     for name, comparison in comparisons.items():
-        yield _result(database.verified, name, manifest.name, comparison)
+        warns = name == "backup_recent"
+        yield _result(database.verified, name, manifest.name, comparison, warns=warns)
 
 
 def _completeness(manifest: Manifest, entry: EvidenceEntry) -> str:

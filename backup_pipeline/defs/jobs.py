@@ -12,15 +12,19 @@ from backup_pipeline.defs.failures import as_failure, deletions_failed, failing_
 from backup_pipeline.defs.runs import LATEST, chosen_backup
 from backup_pipeline.engine.catalog import read_catalog
 from backup_pipeline.engine.choice import database_name, new_database
+from backup_pipeline.engine.names import BackupName, Keys, Kind
 from backup_pipeline.engine.prune import prune
+from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.engine.verify import verify
-from backup_pipeline.errors import NotConfirmed, VerificationFailed
+from backup_pipeline.errors import NotConfirmed, NotFound, VerificationFailed
 
 if TYPE_CHECKING:
     # What `define_asset_job` returns; Dagster does not export it.
     from dagster._core.definitions.unresolved_asset_job_definition import (
         UnresolvedAssetJobDefinition,
     )
+
+    from backup_pipeline.engine.model import EvidenceEntry
 
 JOB = "database_backup_pipeline"
 RESTORE = "restore_database"
@@ -30,8 +34,12 @@ DRILL = "restore_drill"
 ALL = "all"
 
 # Steps that follow each other gain nothing from a process each; the launchpad can still choose
-# `multiprocess` instead.
-_IN_PROCESS: dict[str, Any] = {"execution": {"config": {"in_process": {}}}}
+# `multiprocess` instead.  The executor is named because a project that sets one of its own could
+# not be loaded: its executor would be offered a config that only this one knows.
+_IN_PROCESS: dict[str, Any] = {
+    "config": {"execution": {"config": {"in_process": {}}}},
+    "executor_def": dg.multi_or_in_process_executor,
+}
 
 
 def backup_job(database: Database) -> "UnresolvedAssetJobDefinition":
@@ -39,7 +47,7 @@ def backup_job(database: Database) -> "UnresolvedAssetJobDefinition":
     return dg.define_asset_job(
         database.own(JOB),
         selection=[database.dump, database.verified, database.pruned],
-        config=_IN_PROCESS,
+        **_IN_PROCESS,
         tags=database.tags,
         description="Back the database up, prove that the backup is whole, delete what has "
         "expired, and tell what came of it.",
@@ -51,7 +59,7 @@ def drill_job(database: Database) -> "UnresolvedAssetJobDefinition":
     return dg.define_asset_job(
         database.own(DRILL),
         selection=[database.proof],
-        config=_IN_PROCESS,
+        **_IN_PROCESS,
         tags=database.tags,
         description="Restore the newest backup, or the one that `backup` names, into a scratch "
         "database, compare it with what was dumped, and drop it.",
@@ -165,10 +173,6 @@ def verify_job(database: Database) -> dg.JobDefinition:
         bucket = database.bucket(context)
         with failing_clearly(context):
             store, keys = bucket.store(), bucket.backup_keys()
-            if config.backup == ALL:
-                names = [each.name for each in read_catalog(store, keys, database.name).backups]
-            else:
-                names = [chosen_backup(database, store, keys, config.backup).name]
             reading = partial(
                 verify,
                 store,
@@ -177,13 +181,24 @@ def verify_job(database: Database) -> dg.JobDefinition:
                 identities=database.settings.identities(),
                 clock=database.clock,
             )
-            entries = {str(name): reading(name) for name in names}
-        told = metadata.of_verifications(entries)
-        failed = [name for name, entry in entries.items() if not entry.passed]
+            entries: dict[str, EvidenceEntry] = {}
+            unreadable: dict[str, str] = {}
+            for name in _names(database, store, keys, config.backup):
+                try:
+                    entries[str(name)] = reading(name)
+                except VerificationFailed as error:
+                    unreadable[str(name)] = error.message
+                except NotFound:
+                    if config.backup != ALL:
+                        raise
+                    context.log.info(f"{name} was pruned meanwhile")
+        told = metadata.of_verifications(entries, unreadable)
+        failed = [*(name for name, entry in entries.items() if not entry.passed), *unreadable]
         if failed:
+            count = len(entries) + len(unreadable)
             raise as_failure(
                 VerificationFailed(
-                    f"{len(failed)} of {len(entries)} backups are not whole: {', '.join(failed)}"
+                    f"{len(failed)} of {count} backups are not whole: {', '.join(failed)}"
                 ),
                 told,
             )
@@ -198,6 +213,16 @@ def verify_job(database: Database) -> dg.JobDefinition:
         verified_backups()
 
     return verify_backups
+
+
+def _names(database: Database, store: ObjectStore, keys: Keys, which: str) -> list[BackupName]:
+    if which != ALL:
+        return [chosen_backup(database, store, keys, which).name]
+    catalog = read_catalog(store, keys, database.name)
+    # A backup whose manifest can't be read is in no catalog, and fails all the same.
+    parsed = [keys.parse(stray.key) for stray in catalog.strays]
+    unreadable = [each[0] for each in parsed if each and each[1] is Kind.MANIFEST]
+    return [*(backup.name for backup in catalog.backups), *unreadable]
 
 
 class PruneConfig(dg.Config):

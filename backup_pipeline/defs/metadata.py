@@ -25,11 +25,15 @@ if TYPE_CHECKING:
 
 BACKUP = "backup"
 """The name of a backup: all that one asset hands to the next."""
+TAKEN_AT = "taken_at"
+"""When its snapshot was: the age of a backup counts from there."""
 SUMMARY = "summary"
 """A sentence or two in Markdown, for the UI and for the messages to people."""
 
 # The event log is no place for a thousand lines.
 _MOST_LINES = 200
+# A dump of few large tables may still have a thousand members.
+_MOST_BYTES = 100_000
 
 Cell = str | int | float | bool
 
@@ -49,7 +53,7 @@ def of_dump(manifest: Manifest, uri: str) -> dict[str, Any]:
         "throughput_bytes_per_second": _per(manifest.raw_length, manifest.duration),
         "tables": len(manifest.tables),
         "rows": manifest.rows,
-        "taken_at": dg.MetadataValue.timestamp(manifest.source.snapshot_at),
+        TAKEN_AT: dg.MetadataValue.timestamp(manifest.source.snapshot_at),
         "server_version": manifest.source.server_version,
         "pg_dump_version": manifest.pg_dump_version,
         "rows_per_table": _rows_per_table(manifest.tables),
@@ -69,9 +73,10 @@ def of_verification(
         "rows": entry.rows,
         "duration_seconds": entry.seconds,
         "throughput_bytes_per_second": _per(entry.read_bytes, entry.seconds),
+        TAKEN_AT: dg.MetadataValue.timestamp(manifest.source.snapshot_at),
         "age_seconds": (entry.at - manifest.source.snapshot_at).total_seconds(),
         "findings": len(entry.findings),
-        "heartbeat": str(heartbeat),
+        "heartbeat": heartbeat,
         "verified_at": dg.MetadataValue.timestamp(entry.at),
     }
 
@@ -116,7 +121,7 @@ def of_restore(backup: Backup, result: "RestoreResult") -> dict[str, Any]:
         "verify_seconds": result.verify_seconds,
         "load_seconds": result.load_seconds,
         "switch_seconds": result.switch_seconds,
-        "taken_at": dg.MetadataValue.timestamp(backup.taken_at),
+        TAKEN_AT: dg.MetadataValue.timestamp(backup.taken_at),
     }
 
 
@@ -144,13 +149,15 @@ def of_drill(name: BackupName, result: "DrillResult", uri: str) -> dict[str, Any
     }
 
 
-def of_verifications(entries: Mapping[str, EvidenceEntry]) -> dict[str, Any]:
-    """Several backups, each read back."""
-    good = sum(entry.passed for entry in entries.values())
+def of_verifications(
+    entries: Mapping[str, EvidenceEntry], unreadable: Mapping[str, str]
+) -> dict[str, Any]:
+    """Several backups, each read back, and why those were not whose manifest is no good."""
+    good, count = sum(entry.passed for entry in entries.values()), len(entries) + len(unreadable)
     return {
-        SUMMARY: dg.MetadataValue.md(f"{good:,} of {len(entries):,} backups are whole"),
-        "verified": sum(entry.passed for entry in entries.values()),
-        "failed": sum(not entry.passed for entry in entries.values()),
+        SUMMARY: dg.MetadataValue.md(f"{good:,} of {count:,} backups are whole"),
+        "verified": good,
+        "failed": count - good,
         "size_bytes": sum(entry.read_bytes for entry in entries.values()),
         "duration_seconds": sum(entry.seconds for entry in entries.values()),
         "backups": table(
@@ -161,10 +168,13 @@ def of_verifications(entries: Mapping[str, EvidenceEntry]) -> dict[str, Any]:
                 "seconds": "float",
                 "findings": "string",
             },
-            (
-                (name, entry.passed, entry.read_bytes, entry.seconds, "; ".join(entry.findings))
-                for name, entry in entries.items()
-            ),
+            [
+                *((name, False, 0, 0.0, reason) for name, reason in unreadable.items()),
+                *(
+                    (name, entry.passed, entry.read_bytes, entry.seconds, "; ".join(entry.findings))
+                    for name, entry in entries.items()
+                ),
+            ],
         ),
     }
 
@@ -191,13 +201,14 @@ def _rows_per_table(tables: Sequence[TableRows]) -> dg.MetadataValue[Any]:
 
 def _manifest(manifest: Manifest) -> dg.MetadataValue[Any]:
     """The manifest itself, as far as it is short."""
-    if len(manifest.tables) > _MOST_LINES:
+    text = to_json(manifest)
+    if len(manifest.tables) > _MOST_LINES or len(text) > _MOST_BYTES:
         return dg.MetadataValue.text(
             f"The manifest of {len(manifest.tables):,} tables lies beside the dump."
         )
     import json
 
-    return dg.MetadataValue.json(json.loads(to_json(manifest)))
+    return dg.MetadataValue.json(json.loads(text))
 
 
 def _decisions(decisions: Sequence[KeepDecision], result: PruneResult) -> dg.MetadataValue[Any]:

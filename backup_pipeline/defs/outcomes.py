@@ -67,13 +67,19 @@ def _verb(database: Database, instance: dg.DagsterInstance, run: dg.DagsterRun) 
     for job, verb in jobs.items():
         if run.job_name == database.own(job):
             return verb
-    ours = {database.dump, database.verified, database.proof, database.pruned}
     planned = instance.get_records_for_run(run.run_id, of_type=_CONCERNS).records
-    for record in planned:
-        event = record.event_log_entry.get_dagster_event()
-        if event.asset_key in ours or _checked(event) in ours:
-            return "backup"
-    return None
+    events = [record.event_log_entry.get_dagster_event() for record in planned]
+    # What a run of several assets is for is the first of them.
+    makes = {
+        database.dump: "backup",
+        database.verified: "verification",
+        database.proof: "restore drill",
+        database.pruned: "prune",
+    }
+    made = {event.asset_key for event in events}
+    checked = {_checked(event) for event in events}
+    named = (verb for key, verb in makes.items() if key in made)
+    return next(named, "check" if checked & makes.keys() else None)
 
 
 def _checked(event: dg.DagsterEvent) -> dg.AssetKey | None:

@@ -76,6 +76,12 @@ class PostgresResource(dg.ConfigurableResource[Any]):
         "without it BACKUP_DSN and libpq's own variables decide.",
     )
 
+    recipients: list[str] | None = Field(
+        default=None,
+        description="Public keys of age for which backups are encrypted, where BACKUP_RECIPIENTS "
+        "does not say so: an encrypted dump is read by one pg_dump.",
+    )
+
     def dump_source(self, database: str) -> "DumpSource":
         """A database as something that can be dumped; raises `InvalidInput`."""
         return self._settings(database).source()
@@ -93,7 +99,7 @@ class PostgresResource(dg.ConfigurableResource[Any]):
         return load_settings().clients_dirs()
 
     def _settings(self, database: str) -> Settings:
-        return load_settings(dsn=self.dsn, database=database)
+        return load_settings(dsn=self.dsn, database=database, recipients=self.recipients)
 
     def __repr__(self) -> str:
         return "PostgresResource()"
@@ -188,7 +194,9 @@ def resources(database: Database, dsn_variable: str | None = None) -> dict[str, 
     settings = database.settings
     bucket = BucketResource(s3=_s3(settings), bucket=settings.bucket, prefix=settings.prefix)
     return {
-        database.own("postgres"): PostgresResource(dsn=dsn),
+        database.own("postgres"): PostgresResource(
+            dsn=dsn, recipients=list(settings.recipients) or None
+        ),
         database.own("bucket"): bucket,
         database.own("notifier"): ConfiguredServices(),
     }

@@ -6,13 +6,14 @@ A message that can't be delivered shows in the sensor's tick, and harms nothing 
 
 import json
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from backup_pipeline.defs.database import Database, HasResources
+from backup_pipeline.defs.metadata import TAKEN_AT
 from backup_pipeline.defs.outcomes import outcome_of
 from backup_pipeline.engine.notify import Outcome
 
@@ -29,6 +30,13 @@ _ENDS = {
     "tell_failure": dg.DagsterRunStatus.FAILURE,
     "tell_cancellation": dg.DagsterRunStatus.CANCELED,
 }
+_WAITING = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+]
+# The last verification may be of an older backup than the one before.
+_LATELY = 10
 
 
 def database_sensors(
@@ -81,20 +89,25 @@ def _tell_staleness(database: Database) -> dg.SensorDefinition:
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
         required_resource_keys=database.needs("notifier"),
-        description=f"Tells people once when no backup of {database.name} was verified for "
-        f"{hours:g} hours, or ever, and once when one is again.",
+        description=f"Tells people once when the newest verified backup of {database.name} is "
+        f"older than {hours:g} hours, or none ever was, and once when one is fresh again.",
     )
     def tell_staleness(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         now = database.clock()
         watch = _watch(context.cursor, now)
         state = _freshness(context.instance, database.verified)
-        stale = state == "FAIL" or (
-            state == "UNKNOWN" and now - watch.since > timedelta(hours=hours)
-        )
+        taken = _newest_verified(context.instance, database.verified)
+        if taken:
+            stale = now - taken > timedelta(hours=hours)
+        else:
+            stale = state == "FAIL" or (
+                state == "UNKNOWN" and now - watch.since > timedelta(hours=hours)
+            )
         context.update_cursor(watch.model_copy(update={"stale": stale}).model_dump_json())
         said = [f"The newest verified backup is {'stale' if stale else 'fresh'}."]
         if stale != watch.stale:
-            outcome = _staleness(database, stale=stale, never=state == "UNKNOWN")
+            never = state == "UNKNOWN" and not taken
+            outcome = _staleness(database, stale=stale, never=never)
             try:
                 _tell(database, context, context.log, outcome)
             except dg.Failure as failure:
@@ -119,12 +132,25 @@ def _freshness(instance: dg.DagsterInstance, asset: dg.AssetKey) -> str:
     return record.freshness_state.value if record else "UNKNOWN"
 
 
+def _newest_verified(instance: dg.DagsterInstance, asset: dg.AssetKey) -> datetime | None:
+    """When the newest of the backups that were verified lately was taken.
+
+    Dagster's own freshness counts from the last verification, and so an old backup that somebody
+    verifies again would keep it quiet.
+    """
+    records = instance.fetch_materializations(asset, limit=_LATELY).records
+    made = [record.asset_materialization for record in records]
+    taken = [each.metadata.get(TAKEN_AT) for each in made if each]
+    moments = [each.value for each in taken if isinstance(each, dg.TimestampMetadataValue)]
+    return datetime.fromtimestamp(max(moments), UTC) if moments else None
+
+
 def _staleness(database: Database, *, stale: bool, never: bool) -> Outcome:
     hours = database.settings.freshness_hours
     lines: tuple[str, ...]
     if not stale:
         title = f"Backup of {database.name} is fresh again"
-        lines = (f"A backup was verified within the last {hours:g} hours.",)
+        lines = (f"A backup of the last {hours:g} hours is verified.",)
     elif never:
         title = f"Backup of {database.name} was NEVER made"
         lines = (
@@ -134,7 +160,7 @@ def _staleness(database: Database, *, stale: bool, never: bool) -> Outcome:
     else:
         title = f"Backup of {database.name} is STALE"
         lines = (
-            f"No backup was verified for more than {hours:g} hours.",
+            f"The newest verified backup is older than {hours:g} hours.",
             "Look at the last runs of the backup job, and at the schedule.",
         )
     return Outcome("freshness", database.name, succeeded=not stale, title=title, lines=lines)
@@ -149,16 +175,20 @@ def _backup_after_assets(
         name=database.own("backup_after_assets"),
         job=job,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Makes a backup after each materialization of {', '.join(awaited)}.",
+        description=f"Makes a backup after materializations of {', '.join(awaited)}.",
     )
     def backup_after_assets(
         context: dg.SensorEvaluationContext,
     ) -> dg.RunRequest | dg.SkipReason:
         seen = _seen(context.cursor)
         latest = {key: _latest_materialization(context.instance, key) for key in awaited}
+        # What was there before this sensor was, or before it waited for a key, is no reason for a
+        # backup.
+        new = [key for key in awaited if latest[key] > seen.get(key, latest[key])]
+        if new and _is_waiting(context.instance, job.name):
+            # The cursor stays: they count once that backup has begun.
+            return dg.SkipReason("A backup that has not begun yet will hold them.")
         context.update_cursor(json.dumps(latest))
-        # What was there before this sensor was is no reason for a backup.
-        new = [key for key in awaited if seen is not None and latest[key] > seen.get(key, 0)]
         if not new:
             return dg.SkipReason("None of them was materialized.")
         return dg.RunRequest(
@@ -169,8 +199,13 @@ def _backup_after_assets(
     return backup_after_assets
 
 
-def _seen(cursor: str | None) -> dict[str, int] | None:
-    return TypeAdapter(dict[str, int]).validate_json(cursor) if cursor else None
+def _seen(cursor: str | None) -> dict[str, int]:
+    return TypeAdapter(dict[str, int]).validate_json(cursor) if cursor else {}
+
+
+def _is_waiting(instance: dg.DagsterInstance, job: str) -> bool:
+    """Whether a run of a job has not begun; a backfill would else queue one at each tick."""
+    return instance.get_runs_count(dg.RunsFilter(job_name=job, statuses=_WAITING)) > 0
 
 
 def _latest_materialization(instance: dg.DagsterInstance, key: str) -> int:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,6 +15,12 @@ from backup_pipeline.embedded.server import locked
 
 DIRECTORY = Path(".backup-pipeline")
 BUCKET = "options-data"
+# A variable that is left over from work on a real server, BACKUP_DSN say, would lead there.
+_LEADS_ELSEWHERE = ("BACKUP_", "PG", "AWS_")
+_FORGET = (
+    "for name in $(env | sed -nE 's/^((BACKUP_|PG|AWS_)[A-Za-z0-9_]*)=.*/\\1/p'); "
+    'do unset "$name"; done\n'
+)
 
 
 class Services:
@@ -31,6 +37,7 @@ class Services:
         self.bucket = bucket
         self.postgres = EmbeddedPostgres(self.directory / "postgres")
         self.s3 = EmbeddedS3(self.directory / "s3")
+        self._settings = self.directory / "settings.yaml"
         self._held = contextlib.ExitStack()
 
     @property
@@ -44,7 +51,14 @@ class Services:
             **self.postgres.environment(self.database),
             **self.s3.environment(),
             "BACKUP_BUCKET": self.bucket,
+            "BACKUP_CONFIG": str(self._settings),
         }
+
+    def lead(self, environment: MutableMapping[str, str]) -> None:
+        """Make an environment lead to these servers, and to none that it named before."""
+        for name in [name for name in environment if name.startswith(_LEADS_ELSEWHERE)]:
+            del environment[name]
+        environment.update(self.environment())
 
     def start(self) -> None:
         """Start both servers, make the bucket, and write `<directory>/env` for a shell (0600).
@@ -55,6 +69,8 @@ class Services:
             self.directory.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(self.directory / "lock", "services"))
             (self.directory / ".gitignore").write_text("*\n")
+            # Empty: the backup.yaml of whatever directory this is called in may name a real server.
+            self._settings.touch()
             held.callback(self.s3.stop)
             # PostgreSQL makes its cluster while the S3 server comes up.
             self.s3.begin()
@@ -83,6 +99,7 @@ class Services:
         path = self.directory / "env"
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(_FORGET)
             for name, value in self.environment().items():
                 file.write(f"export {name}={_quoted(value)}\n")
 

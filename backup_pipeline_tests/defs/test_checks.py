@@ -30,7 +30,7 @@ def test_a_good_backup_passes_every_check_with_a_sentence_and_two_numbers(
     result = project.run()
 
     found = results(result)
-    assert len(found) == 10
+    assert len(found) == 11
     assert {name for name, each in found.items() if not each.passed} == set()
     for each in found.values():
         assert each.description

@@ -9,9 +9,12 @@ import dagster as dg
 import pytest
 from dagster._config.snap import snap_from_config_type
 
+from backup_pipeline.defs import jobs
 from backup_pipeline.defs.jobs import JOB, PRUNE, RESTORE, VERIFY
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
-from backup_pipeline.engine.model import State
+from backup_pipeline.engine.catalog import read_catalog
+from backup_pipeline.engine.model import Catalog, State
+from backup_pipeline.engine.names import Kind
 from backup_pipeline.engine.pins import pin
 from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.rate import RateLimit
@@ -94,6 +97,43 @@ def test_a_damaged_backup_fails_the_job_and_is_named(project: Project) -> None:
     assert [each.state for each in project.backups()] == [State.VERIFIED, State.FAILED]
     assert launch(project, VERIFY, "verified_backups", backup="latest")[0].success
     assert launch(project, VERIFY, "verified_backups", backup=str(newest.name))[0].success
+
+
+def test_a_damaged_manifest_fails_the_job_and_the_rest_is_verified(project: Project) -> None:
+    assert project.run().success
+    assert project.run().success
+    _, older = project.backups()
+    project.memory.put(KEYS.of(older.name, Kind.MANIFEST), b"{}", overwrite=True)
+
+    result, told = launch(project, VERIFY, "verified_backups")
+
+    assert not result.success
+    assert f"1 of 2 backups are not whole: {older.name}" in told["description"]
+    assert (told["verified"], told["failed"]) == (1, 1)
+    first, second = told["backups"].records
+    assert (first.data["backup"], first.data["passed"]) == (str(older.name), False)
+    assert "manifest" in first.data["findings"]
+    assert second.data["passed"]
+
+
+def test_a_backup_that_is_pruned_meanwhile_is_no_failure(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert project.run().success
+    assert project.run().success
+    newest, older = project.backups()
+
+    def read_catalog_and_prune(*arguments: Any) -> Catalog:
+        catalog = read_catalog(*arguments)
+        for kind in Kind:
+            project.memory.delete(KEYS.of(older.name, kind))
+        return catalog
+
+    monkeypatch.setattr(jobs, "read_catalog", read_catalog_and_prune)
+    result, told = launch(project, VERIFY, "verified_backups")
+
+    assert result.success
+    assert [row.data["backup"] for row in told["backups"].records] == [str(newest.name)]
 
 
 def test_a_backup_that_is_not_there_is_not_found(project: Project) -> None:

@@ -1,5 +1,6 @@
 """What the UI shows: the same numbers each time, and text that stays text."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -38,6 +39,14 @@ def test_an_empty_database_divides_by_nothing() -> None:
     manifest = manifest_of(BackupName.of("empty", NOW), NOW, b"", b"")
     told = metadata.of_dump(manifest, "s3://b/k")
     assert told["compression_ratio"] == 0
+
+
+def test_a_manifest_of_few_tables_and_many_members_is_no_part_of_the_event_log() -> None:
+    short = manifest_of(BackupName.of("orders", NOW), NOW, b"dump", b"")
+    long = replace(short, members=short.members * 1000)
+    assert isinstance(metadata.of_dump(short, "s3://b/k")["manifest"], dg.JsonMetadataValue)
+    told = metadata.of_dump(long, "s3://b/k")["manifest"]
+    assert told.value == f"The manifest of {len(long.tables)} tables lies beside the dump."
 
 
 def test_the_same_numbers_are_sent_whatever_was_pruned() -> None:

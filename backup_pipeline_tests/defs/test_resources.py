@@ -9,10 +9,12 @@ from dagster_aws.s3 import S3Resource
 
 from backup_pipeline.defs.database import Database
 from backup_pipeline.defs.resources import BucketResource, PostgresResource, resources
+from backup_pipeline.engine.dump import PostgresDumpSource
 from backup_pipeline.engine.s3_client import S3Connection
 from backup_pipeline.errors import InvalidInput
-from backup_pipeline.settings import Settings
+from backup_pipeline.settings import Settings, load_settings
 
+RECIPIENT = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"
 # Dagster itself calls what it deprecates where a resource is nested in another.
 nested = pytest.mark.filterwarnings("ignore:InitResourceContext.dagster_run is deprecated")
 
@@ -40,6 +42,20 @@ def seen_by_a_step(**given: Any) -> Any:
 
     assert dg.materialize([step], resources=given).success
     return seen[0]
+
+
+def test_a_dump_that_the_component_encrypts_is_read_by_one_pg_dump(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BACKUP_JOBS", "4")
+
+    def jobs_of(**given: Any) -> int:
+        database = Database(load_settings(**given))
+        source = seen_by_a_step(it=resources(database)["postgres"]).dump_source("orders")
+        assert isinstance(source, PostgresDumpSource)
+        return source.jobs
+
+    assert (jobs_of(), jobs_of(recipients=[RECIPIENT])) == (4, 1)
 
 
 @nested

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.freshness import FreshnessState, FreshnessStateChange
 
-from backup_pipeline.defs.jobs import PRUNE, RESTORE
+from backup_pipeline.defs.jobs import JOB, PRUNE, RESTORE
 from backup_pipeline.engine.model import Section
 from backup_pipeline.engine.notify import Heartbeat, Outcome
 from backup_pipeline.errors import ChildFailed, StoreError
@@ -196,6 +196,31 @@ def test_a_job_that_an_operator_launched_is_told_in_its_own_words(daemon: Daemon
     assert outcome.lines[0] == "1 backups kept, 0 would be deleted, 0.0 MB reclaimed"
 
 
+@pytest.mark.parametrize(
+    ("asset", "verb"), [("verified_backup", "Verification"), ("pruned_bucket", "Prune")]
+)
+def test_a_run_that_makes_no_backup_is_not_called_one(
+    daemon: Daemon, asset: str, verb: str
+) -> None:
+    assert daemon.project.run().success
+    told(daemon)
+    assert daemon.project.run(only=[asset]).success
+    (outcome,) = told(daemon)
+    assert outcome.title == f"{verb} of ahold_options succeeded"
+
+
+def test_a_run_of_checks_alone_is_called_one(daemon: Daemon) -> None:
+    project = daemon.project
+    assert project.run().success
+    told(daemon)
+    checks = dg.AssetSelection.checks_for_assets(project.database.dump)
+    job = dg.define_asset_job("checks", checks)
+    theirs = dg.Definitions.merge(project.defs, dg.Definitions(jobs=[job]))
+    assert theirs.resolve_job_def("checks").execute_in_process(instance=project.instance).success
+    (outcome,) = told(daemon)
+    assert outcome.title == "Check of ahold_options succeeded"
+
+
 def test_runs_that_have_nothing_to_do_with_the_database_are_not_told(daemon: Daemon) -> None:
     @dg.asset
     def somebody_elses() -> None:
@@ -311,6 +336,38 @@ def test_staleness_that_can_not_be_told_to_one_is_not_told_to_the_others_for_eve
     assert len(daemon.project.notifier.outcomes) == 1
 
 
+def test_an_old_backup_that_is_verified_again_is_no_fresher_for_that(daemon: Daemon) -> None:
+    project = daemon.project
+    assert project.run().success
+    assert "fresh" in daemon.tick("tell_staleness")[0]
+    project.clock.now += timedelta(hours=27)
+
+    assert project.run(only=["verified_backup"]).success
+    judge(project, FreshnessState.UNKNOWN, FreshnessState.PASS)  # by Dagster's way of counting
+
+    assert "stale" in daemon.tick("tell_staleness")[0]
+    (outcome,) = project.notifier.outcomes
+    assert outcome.title == "Backup of ahold_options is STALE"
+    assert project.run().success
+    assert project.run(only=["verified_backup"]).success
+    assert "fresh" in daemon.tick("tell_staleness")[0]
+
+
+def test_a_verification_of_an_older_backup_makes_the_newest_one_no_staler(daemon: Daemon) -> None:
+    project = daemon.project
+    dumped = project.run(only=["database_dump"])
+    project.clock.now += timedelta(hours=20)
+    assert project.run().success
+    again = project.defs.resolve_job_def(JOB).execute_in_process(
+        instance=project.instance,
+        asset_selection=[project.database.verified],
+        tags={"dagster/parent_run_id": dumped.run_id},
+    )
+    assert again.success
+    project.clock.now += timedelta(hours=20)
+    assert "fresh" in daemon.tick("tell_staleness")[0]
+
+
 def test_freshness_is_declared_once_on_the_verified_backup(project: Project) -> None:
     graph = project.defs.resolve_asset_graph()
     declared = {
@@ -335,6 +392,23 @@ def test_a_verified_backup_beats_once_and_says_what_became_of_it(
     assert result.success
     assert project.notifier.beats == 1
     assert metadata_of(result, "verified_backup")["heartbeat"] == heartbeat
+
+
+def test_an_old_backup_that_is_verified_again_does_not_beat_and_is_warned_of(
+    project: Project,
+) -> None:
+    assert project.run(only=["database_dump"]).success
+    project.clock.now += timedelta(hours=27)
+
+    result = project.run(only=["verified_backup"])
+
+    assert result.success
+    assert project.notifier.beats == 0
+    assert metadata_of(result, "verified_backup")["heartbeat"] == "not sent for an old backup"
+    checks = {each.check_name: each for each in result.get_asset_check_evaluations()}
+    assert not checks["backup_recent"].passed
+    assert checks["backup_recent"].severity is dg.AssetCheckSeverity.WARN
+    assert checks["backup_recent"].description == "It was taken 27.0 hours ago; 26 are allowed."
 
 
 def test_a_backup_that_is_not_verified_does_not_beat(project: Project) -> None:
@@ -364,6 +438,35 @@ def test_a_backup_is_started_after_each_materialization_of_the_asset_it_waits_fo
     materialize("quotes")
     ((again,),) = daemon.tick("backup_after_assets")
     assert again.run_key != request.run_key
+
+
+def test_a_backfill_queues_one_backup_at_a_time_and_none_is_forgotten(
+    instance: dg.DagsterInstance,
+) -> None:
+    daemon = Daemon(Project(instance, Settings(after_assets=("etl/trades",))))
+    daemon.tick("backup_after_assets")
+    job = daemon.project.defs.resolve_job_def(JOB)
+    waiting = instance.create_run_for_job(job)
+    for _ in range(3):
+        instance.report_runless_asset_event(dg.AssetMaterialization(["etl", "trades"]))
+        assert "not begun yet" in daemon.tick("backup_after_assets")[0]
+    instance.report_run_canceled(waiting)
+    ((request,),) = daemon.tick("backup_after_assets")
+    assert request.tags["backup_pipeline/after"] == "etl/trades"
+    assert "None of them" in daemon.tick("backup_after_assets")[0]
+
+
+def test_what_was_there_before_it_was_waited_for_is_no_reason_for_a_backup(
+    instance: dg.DagsterInstance,
+) -> None:
+    instance.report_runless_asset_event(dg.AssetMaterialization("old"))
+    before = Daemon(Project(instance, Settings(after_assets=("etl/trades",))))
+    before.tick("backup_after_assets")
+    after = Daemon(Project(instance, Settings(after_assets=("etl/trades", "old"))), before.cursors)
+    assert "None of them" in after.tick("backup_after_assets")[0]
+    instance.report_runless_asset_event(dg.AssetMaterialization("old"))
+    ((request,),) = after.tick("backup_after_assets")
+    assert request.tags["backup_pipeline/after"] == "old"
 
 
 def test_without_such_assets_there_is_no_such_sensor(project: Project) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from backup_pipeline.embedded.services import Services, running
 from backup_pipeline.errors import Refused
+from backup_pipeline.settings import load_settings
 from backup_pipeline_tests.embedded.owners import descendants, line_of, name_of, owner, survivors
 
 OWNER = """
@@ -49,7 +50,7 @@ def test_the_environment_leads_to_both_servers(services: Services) -> None:
     assert set(services.environment()) == {
         *("PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE"),
         *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3"),
-        *("AWS_DEFAULT_REGION", "BACKUP_BUCKET"),
+        *("AWS_DEFAULT_REGION", "BACKUP_BUCKET", "BACKUP_CONFIG"),
     }
     assert services.environment()["PGDATABASE"] == "ahold_options"
     assert "dbname=ahold_options" in services.dsn
@@ -62,6 +63,39 @@ def test_a_shell_reads_the_same_from_the_file(services: Services) -> None:
     )
     read = dict(line.split("=", 1) for line in done.stdout.splitlines())
     assert read.items() >= services.environment().items()
+
+
+REAL = {
+    "BACKUP_DSN": "host=db.example.com dbname=ahold_options",
+    "BACKUP_HEARTBEAT_URL": "https://hc-ping.com/real",
+    "PGSERVICE": "production",
+    "PGHOSTADDR": "192.0.2.1",
+    "AWS_SESSION_TOKEN": "real",
+}
+
+
+def test_nothing_leads_to_a_real_server_any_more(
+    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("backup.yaml").write_text("dsn: host=db.example.com\nbucket: real\n")
+    environment = {"PATH": os.defpath, **REAL}
+
+    services.lead(environment)
+
+    assert environment == {"PATH": os.defpath, **services.environment()}
+    monkeypatch.setattr(os, "environ", environment)
+    settings = load_settings()
+    assert (settings.dsn, settings.bucket) == (None, "options-data")
+
+
+def test_a_shell_forgets_the_real_server_too(services: Services) -> None:
+    script = f". {services.directory / 'env'}; env"
+    environment = {"PATH": os.defpath, **REAL}
+    done = subprocess.run(
+        ["sh", "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert not [name for name in REAL if f"{name}=" in done.stdout]
 
 
 def test_the_file_is_nobody_elses_to_read(services: Services) -> None:

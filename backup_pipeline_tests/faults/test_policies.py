@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from botocore.exceptions import ClientError
+from dagster._core.storage.compute_log_manager import ComputeIOType
+from dagster_aws.s3 import S3ComputeLogManager
 
 from backup_pipeline.cli import run
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
@@ -22,6 +25,7 @@ from backup_pipeline_tests.conftest import bucket_on
 from backup_pipeline_tests.integration.databases import databases, drop_database, new_database
 from backup_pipeline_tests.made_backups import make_backup
 from backup_pipeline_tests.policies import (
+    SECURITY,
     Guarded,
     documented,
     on_minio,
@@ -50,6 +54,7 @@ VERBS = {
         "unkeep",
         "check",
     },
+    "logs": set[str](),
 }
 IMPLIED = {
     "verify": {"restore"},
@@ -74,6 +79,7 @@ CALLS = {
         "delete dump",
         "delete manifest",
     },
+    "logs": set[str](),
 }
 
 
@@ -250,6 +256,28 @@ def _allowed(act: Callable[[], object]) -> bool:
             raise
         return False
     return True
+
+
+def test_dagster_keeps_and_shows_what_steps_print(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for variable, value in desk.guarded.holders["logs"].environment().items():
+        monkeypatch.setenv(variable, value)
+    text = (SECURITY.parents[1] / "deploy" / "dagster.yaml").read_text()
+    prefix = yaml.safe_load(text)["compute_logs"]["config"]["prefix"]
+
+    def logs(place: str) -> S3ComputeLogManager:
+        directory = str(tmp_path / place)
+        return S3ComputeLogManager(desk.guarded.bucket, local_dir=directory, prefix=prefix)
+
+    key = ["a run", "compute_logs", "a step"]
+    with logs("worker").open_log_stream(key, ComputeIOType.STDOUT) as stream:
+        assert stream
+        stream.write("printed\n")
+    seen = logs("webserver")
+    seen.download_from_cloud_storage(key, ComputeIOType.STDOUT)
+    assert seen.get_log_data(key).stdout == b"printed\n"
+    assert len(seen.get_log_keys_for_log_key_prefix(key[:2], ComputeIOType.STDOUT)) == 1
 
 
 def test_a_write_only_policy_leaves_nothing_of_a_backup_that_fails(
