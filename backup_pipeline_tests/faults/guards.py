@@ -50,6 +50,16 @@ MUTATIONS = (
         "if k",
         ("engine/test_process.py::test_a_child_inherits_no_secret",),
     ),
+    Mutation(
+        "a statement that the server refused is not shown",
+        "process.py",
+        "        if not repeats:\n",
+        "        if True:\n",
+        (
+            "engine/test_process.py::test_a_statement_that_the_server_refused_is_not_repeated",
+            "faults/test_secrets.py::test_a_restore_that_is_refused_shows_no_password_of_the_database_s_own",
+        ),
+    ),
     # silence
     Mutation(
         "a wait for a server that is not there any more ends",
@@ -976,6 +986,13 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "what a server refuses to set leaves the transaction whole",
+        "execute.py",
+        "        with connection.transaction():\n",
+        "        if True:\n",
+        ("integration/test_selection.py::test_rows_are_added_to_a_server_older_than_the_tools",),
+    ),
+    Mutation(
         "what is added to a database is one transaction",
         "selection.py",
         "with server.using(target).connect() as connection, connection.transaction():",
@@ -990,6 +1007,20 @@ MUTATIONS = (
         "            if name in self.tables and taken[name] != each.rows:\n",
         "            if False:\n",
         ("integration/test_selection.py::test_rows_that_the_target_drops_are_missed",),
+    ),
+    Mutation(
+        "a sequence that has gone on is not set back",
+        "selection.py",
+        "    WHERE %%(made)s OR sign",
+        "    WHERE %%(made)s OR true OR sign",
+        ("integration/test_selection.py::test_a_sequence_that_is_there_never_goes_back",),
+    ),
+    Mutation(
+        "a view comes with its query",
+        "archive.py",
+        "        needs[view] |= {query}\n",
+        "        pass\n",
+        ("integration/test_selection.py::test_a_view_whose_query_comes_later_is_no_row_of_nulls",),
     ),
     Mutation(
         "tables that can not be told apart are refused",
@@ -1021,6 +1052,13 @@ MUTATIONS = (
         "        yield from _schema_differences(expected, schema.pre_data + schema.post_data)\n",
         "        del expected, schema\n",
         ("integration/test_drill.py::test_whatever_differs_in_the_copy_is_found_and_named",),
+    ),
+    Mutation(
+        "a finding shows no password",
+        "drill.py",
+        "    if _SECRET.search(line):\n",
+        "    if False:\n",
+        ("integration/test_drill.py::test_a_finding_shows_no_password",),
     ),
     Mutation(
         "the digests of rows are compared",
