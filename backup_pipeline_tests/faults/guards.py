@@ -477,8 +477,8 @@ MUTATIONS = (
     Mutation(
         "a backup dated in the future does not count among the minimum",
         "retention.py",
-        "if b.state is State.VERIFIED and not dated_in_future(b, now)",
-        "if b.state is State.VERIFIED",
+        "if b.state is not State.FAILED and not dated_in_future(b, now)",
+        "if b.state is not State.FAILED",
         (
             "engine/test_retention.py::test_a_backup_dated_in_the_future_stays_and_counts_for_nothing",
         ),
@@ -486,10 +486,24 @@ MUTATIONS = (
     Mutation(
         "only verified backups count among the minimum",
         "retention.py",
-        "if b.state is State.VERIFIED and not dated_in_future(b, now)",
+        "[b for b in whole if b.state is State.VERIFIED]",
+        "whole",
+        ("engine/test_retention.py::test_unverified_backups_take_no_place_of_verified_ones",),
+    ),
+    Mutation(
+        "failed backups count for nothing",
+        "retention.py",
+        "if b.state is not State.FAILED and not dated_in_future(b, now)",
         "if not dated_in_future(b, now)",
+        ("engine/test_retention.py::test_failed_backups_do_not_count_among_the_minimum",),
+    ),
+    Mutation(
+        "unverified backups stay where verified ones would",
+        "retention.py",
+        "        if backup.name in would_be\n",
+        "        if False\n",
         (
-            "engine/test_retention.py::test_unverified_and_failed_backups_do_not_count_among_the_minimum",
+            "engine/test_prune.py::test_a_bucket_that_was_copied_keeps_what_nobody_has_looked_at_there",
         ),
     ),
     Mutation(
