@@ -259,11 +259,13 @@ def _pin_reason(store: ObjectStore, keys: Keys, name: BackupName) -> str | None:
 def _backup(name: BackupName, objects: Objects, entry: Entry, pin: str | None) -> Backup:
     dump = objects.get(dump_kind(entry.codec, encrypted=entry.encrypted))
     state, findings = _judge(entry, dump)
+    if entry.archived and archive_kind(encrypted=entry.encrypted) not in objects:
+        # Every restore of it would be refused, whatever was proved of the dump.
+        state = State.FAILED
+        findings = (*findings, "the schema archive beside the dump is missing")
     drill = _drill(entry, dump) if state is State.VERIFIED else None
     if entry.damage:
         findings = (*findings, entry.damage)
-    if entry.archived and archive_kind(encrypted=entry.encrypted) not in objects:
-        findings = (*findings, "the schema archive beside the dump is missing")
     return Backup(
         name=name,
         taken_at=entry.taken_at.astimezone(UTC),

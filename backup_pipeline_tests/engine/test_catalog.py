@@ -186,10 +186,14 @@ def test_two_swapped_objects_are_not_verified(store: CountingStore) -> None:
     assert {backup.state for backup in read_catalog(store, KEYS).backups} == {State.UNVERIFIED}
 
 
-def test_a_missing_schema_archive_is_found(store: CountingStore) -> None:
+def test_a_backup_whose_schema_archive_is_missing_has_failed(store: CountingStore) -> None:
+    """Its dump was proved whole, and still every restore of it is refused."""
     name = make_backup(store, days_ago(1))
+    make_evidence(store, name, act=Act.DRILL)
     store.delete(KEYS.of(name, Kind.SCHEMA))
-    assert the_backup(store).findings == ("the schema archive beside the dump is missing",)
+    backup = the_backup(store)
+    assert (backup.state, backup.restored_at) == (State.FAILED, None)
+    assert backup.findings == ("the schema archive beside the dump is missing",)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[]", b'{"version": 2}'])

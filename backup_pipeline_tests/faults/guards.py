@@ -448,6 +448,13 @@ MUTATIONS = (
         "",
         ("engine/test_history.py::test_the_bucket_is_the_history",),
     ),
+    Mutation(
+        "a backup without its schema archive has failed",
+        "catalog.py",
+        "        state = State.FAILED\n",
+        "",
+        ("engine/test_catalog.py::test_a_backup_whose_schema_archive_is_missing_has_failed",),
+    ),
     # retention
     Mutation(
         "nothing is deleted while the newest backup is not verified",
