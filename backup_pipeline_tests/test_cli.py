@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,11 +15,11 @@ import pytest
 
 from backup_pipeline import errors
 from backup_pipeline.cli import commands, output, run, words
-from backup_pipeline.engine.choice import new_database, parse_moment
+from backup_pipeline.engine.choice import named_backup, new_database, parse_moment
 from backup_pipeline.engine.documents import from_json, to_json
 from backup_pipeline.engine.model import Manifest, Section
 from backup_pipeline.engine.names import BackupName, Kind
-from backup_pipeline.engine.store import Part
+from backup_pipeline.engine.store import ObjectInfo, Part
 from backup_pipeline.errors import ChildFailed, InvalidInput
 from backup_pipeline.settings import Settings
 from backup_pipeline_tests.fakes import MemoryStore
@@ -369,6 +370,47 @@ def test_verify_ends_with_7_when_any_backup_fails(cli: Any, store: MemoryStore) 
     assert [line.split(": ")[0] for line in ran.out.splitlines()] == [*map(str, names), str(forged)]
     assert "1 of 1 backups failed" in cli("verify", "--latest").err
     assert cli("verify", "--json", str(names[1])).document["error"] == "VerificationFailed"
+
+
+def test_verify_all_passes_over_what_a_prune_has_taken_meanwhile(
+    cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pruned(MemoryStore):
+        """One backup goes as soon as another has been looked at."""
+
+        def put(self, key: str, body: bytes, *, overwrite: bool = False) -> ObjectInfo:
+            if key == KEYS.of(first, Kind.EVIDENCE):
+                self.delete(KEYS.of(second, Kind.MANIFEST))
+            return super().put(key, body, overwrite=overwrite)
+
+    memory = Pruned()
+    monkeypatch.setattr(Settings, "store", lambda _: memory)
+    first, second, third = (
+        make_backup(memory, ago(days=days), verified=None) for days in (1, 2, 3)
+    )
+    ran = cli("verify", "--all")
+    assert ran.code == 7
+    assert "2 of 2 backups failed" in ran.err
+    assert f"warning: there is no backup {second} in" in ran.err
+    assert [line.split(": ")[0] for line in ran.out.splitlines()] == [str(first), str(third)]
+    assert cli("verify", str(second)).code == 4
+
+
+def test_show_needs_no_other_backup(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(MemoryStore):
+        def read(
+            self, key: str, start: int = 0, length: int | None = None, *, etag: str | None = None
+        ) -> Iterator[bytes]:
+            if key == KEYS.of(other, Kind.MANIFEST):
+                raise errors.StoreUnreachable(f"no answer for {key!r}")
+            return super().read(key, start, length, etag=etag)
+
+    memory = Broken()
+    monkeypatch.setattr(Settings, "store", lambda _: memory)
+    name, other = (make_backup(memory, ago(days=days), verified=None) for days in (1, 2))
+    assert cli("show", str(name)).code == 0
+    assert named_backup(memory, KEYS, name).name == name
+    assert cli("show", str(other)).code == 6
 
 
 def test_prune_tells_each_decision(cli: Any, store: MemoryStore) -> None:

@@ -249,13 +249,19 @@ def verify(
     results = []
     with output.progress() as report:
         for each in names:
-            found = _verified(store, keys, each, settings.jobs, identities, report)
+            try:
+                found = _verified(store, keys, each, settings.jobs, identities, report)
+            except NotFound as error:
+                if not everything:
+                    raise
+                output.warn(error.message)
+                continue
             results.append(found)
             output.say(f"{each}: {found['verdict']}")
     failed = [str(result["name"]) for result in results if not result["passed"]]
     if failed:
         raise VerificationFailed(
-            f"{len(failed)} of {len(names)} backups failed: "
+            f"{len(failed)} of {len(results)} backups failed: "
             + "; ".join(f"{r['name']}: {r['verdict']}" for r in results if not r["passed"])
         )
     output.document({"verified": results})

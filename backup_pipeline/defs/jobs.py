@@ -14,7 +14,7 @@ from backup_pipeline.engine.catalog import read_catalog
 from backup_pipeline.engine.choice import database_name, new_database
 from backup_pipeline.engine.prune import prune
 from backup_pipeline.engine.verify import verify
-from backup_pipeline.errors import NotConfirmed, VerificationFailed
+from backup_pipeline.errors import NotConfirmed, NotFound, VerificationFailed
 
 if TYPE_CHECKING:
     # What `define_asset_job` returns; Dagster does not export it.
@@ -165,7 +165,8 @@ def verify_job(database: Database) -> dg.JobDefinition:
         bucket = database.bucket(context)
         with failing_clearly(context):
             store, keys = bucket.store(), bucket.backup_keys()
-            if config.backup == ALL:
+            everything = config.backup == ALL
+            if everything:
                 names = [each.name for each in read_catalog(store, keys, database.name).backups]
             else:
                 names = [chosen_backup(database, store, keys, config.backup).name]
@@ -177,7 +178,14 @@ def verify_job(database: Database) -> dg.JobDefinition:
                 identities=database.settings.identities(),
                 clock=database.clock,
             )
-            entries = {str(name): reading(name) for name in names}
+            entries = {}
+            for name in names:
+                try:
+                    entries[str(name)] = reading(name)
+                except NotFound as error:
+                    if not everything:
+                        raise
+                    context.log.warning(error.message)
         told = metadata.of_verifications(entries)
         failed = [name for name, entry in entries.items() if not entry.passed]
         if failed:

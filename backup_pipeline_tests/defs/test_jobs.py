@@ -12,6 +12,7 @@ from dagster._config.snap import snap_from_config_type
 from backup_pipeline.defs.jobs import JOB, PRUNE, RESTORE, VERIFY
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.engine.model import State
+from backup_pipeline.engine.names import Kind
 from backup_pipeline.engine.pins import pin
 from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.rate import RateLimit
@@ -94,6 +95,25 @@ def test_a_damaged_backup_fails_the_job_and_is_named(project: Project) -> None:
     assert [each.state for each in project.backups()] == [State.VERIFIED, State.FAILED]
     assert launch(project, VERIFY, "verified_backups", backup="latest")[0].success
     assert launch(project, VERIFY, "verified_backups", backup=str(newest.name))[0].success
+
+
+def test_what_a_prune_takes_meanwhile_is_passed_over(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert project.run().success
+    assert project.run().success
+    newest, older = project.backups()
+    read = project.memory.read
+
+    def pruned(key: str, *args: Any, **options: Any) -> Iterator[bytes]:
+        if key == KEYS.of(newest.name, Kind.DUMP):
+            project.memory.delete(KEYS.of(older.name, Kind.MANIFEST))
+        return read(key, *args, **options)
+
+    monkeypatch.setattr(project.memory, "read", pruned)
+    result, told = launch(project, VERIFY, "verified_backups")
+    assert result.success
+    assert (told["verified"], told["failed"]) == (1, 0)
 
 
 def test_a_backup_that_is_not_there_is_not_found(project: Project) -> None:
