@@ -1,5 +1,6 @@
 """The command line: parsing, output for people and for programs, errors and exit codes."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from backup_pipeline import errors
 from backup_pipeline.cli import commands, output, run, words
 from backup_pipeline.engine.choice import named_backup, new_database, parse_moment
 from backup_pipeline.engine.documents import from_json, to_json
-from backup_pipeline.engine.model import Manifest, Section
+from backup_pipeline.engine.model import Act, Manifest, Section
 from backup_pipeline.engine.names import BackupName, Kind
 from backup_pipeline.engine.store import ObjectInfo, Part
 from backup_pipeline.errors import ChildFailed, InvalidInput
@@ -385,15 +386,68 @@ def test_verify_all_passes_over_what_a_prune_has_taken_meanwhile(
 
     memory = Pruned()
     monkeypatch.setattr(Settings, "store", lambda _: memory)
-    first, second, third = (
-        make_backup(memory, ago(days=days), verified=None) for days in (1, 2, 3)
-    )
+    moments = [ago(days=days) for days in (1, 2, 3)]
+    first, second, third = (BackupName.of("ahold_options", moment) for moment in moments)
+    for moment in moments:
+        make_backup(memory, moment, verified=None)
     ran = cli("verify", "--all")
     assert ran.code == 7
     assert "2 of 2 backups failed" in ran.err
     assert f"warning: there is no backup {second} in" in ran.err
     assert [line.split(": ")[0] for line in ran.out.splitlines()] == [str(first), str(third)]
     assert cli("verify", str(second)).code == 4
+
+
+PLAIN_DUMP = b"""--
+-- PostgreSQL database dump
+--
+
+-- Dumped from database version 16.4
+-- Dumped by pg_dump version 16.4
+
+COPY public.quotes (price) FROM stdin;
+2.50
+\\.
+
+
+--
+-- PostgreSQL database dump complete
+--
+
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_adopt_all_passes_over_what_can_not_be_adopted(
+    cli: Any, store: MemoryStore, options: tuple[str, ...]
+) -> None:
+    expiring, good = (BackupName.of("ahold_options", ago(days=days)) for days in (3, 1))
+    for name in (expiring, good):
+        store.put(KEYS.of(name, Kind.DUMP), gzip.compress(PLAIN_DUMP))
+    make_evidence(store, expiring, act=Act.EXPIRE)
+    ran = cli("adopt", "--all", *options)
+    assert ran.code == 0
+    assert [line.split(": ")[0] for line in ran.out.splitlines()] == [str(good)]
+    assert f"warning: {expiring} is passed over: the deletion of {expiring} was begun" in ran.err
+    assert cli("adopt", str(expiring), *options).code == 3
+
+
+@pytest.mark.parametrize("error", [errors.ObjectExists, errors.NotFound, errors.ObjectMissing])
+def test_adopt_all_passes_over_what_somebody_else_took_meanwhile(
+    cli: Any,
+    store: MemoryStore,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[errors.BackupPipelineError],
+) -> None:
+    def taken(*_: object, **__: object) -> None:
+        raise error("somebody was quicker")
+
+    name = BackupName.of("ahold_options", ago(days=1))
+    store.put(KEYS.of(name, Kind.DUMP), gzip.compress(PLAIN_DUMP))
+    monkeypatch.setattr("backup_pipeline.engine.adopt.adopt", taken)
+    ran = cli("adopt", "--all")
+    assert (ran.code, ran.err) == (0, f"warning: {name} is passed over: somebody was quicker\n")
+    assert cli("adopt", str(name)).code == error.exit_code
 
 
 def test_show_needs_no_other_backup(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
