@@ -16,11 +16,13 @@ import pytest
 
 from backup_pipeline import errors
 from backup_pipeline.cli import commands, output, run, words
+from backup_pipeline.engine.catalog import read_catalog
 from backup_pipeline.engine.choice import named_backup, new_database, parse_moment
 from backup_pipeline.engine.documents import from_json, to_json
-from backup_pipeline.engine.model import Act, Manifest, Section
+from backup_pipeline.engine.model import Act, Manifest, Section, State
 from backup_pipeline.engine.names import BackupName, Kind
-from backup_pipeline.engine.store import ObjectInfo, Part
+from backup_pipeline.engine.notify import Outcome
+from backup_pipeline.engine.store import ObjectInfo, Part, UploadInfo
 from backup_pipeline.errors import ChildFailed, InvalidInput
 from backup_pipeline.settings import Settings
 from backup_pipeline_tests.fakes import MemoryStore
@@ -28,6 +30,7 @@ from backup_pipeline_tests.fakes_dump import FakePostgres
 from backup_pipeline_tests.made_backups import KEYS, make_backup, make_evidence
 
 AMSTERDAM = ZoneInfo("Europe/Amsterdam")
+CANARY = "canary-4711"
 
 
 @pytest.fixture(autouse=True)
@@ -649,6 +652,53 @@ def test_a_notifier_that_fails_is_reported_and_never_fails_a_good_backup(
     assert len(ran.document["notifications_failed"]) == 1
     assert "warning: notification service 1" in ran.err
     assert "canary" not in ran.out + ran.err
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[Outcome]:
+    """What people are told."""
+    outcomes: list[Outcome] = []
+
+    def notify(_: object, outcome: Outcome) -> tuple[str, ...]:
+        outcomes.append(outcome)
+        return ()
+
+    monkeypatch.setenv("BACKUP_NOTIFY_URLS", "json://nowhere")
+    monkeypatch.setattr("backup_pipeline.engine.notify.notify", notify)
+    return outcomes
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+@pytest.mark.usefixtures("fake_postgres")
+def test_a_prune_that_fails_is_not_told_as_a_backup_that_failed(
+    cli: Any, store: MemoryStore, told: list[Outcome], options: tuple[str, ...]
+) -> None:
+    def list_uploads(prefix: str) -> Iterator[UploadInfo]:
+        raise errors.InvalidInput(f"no uploads under {prefix}")
+
+    store.list_uploads = list_uploads  # type: ignore[method-assign]  # what a prune does last
+    ran = cli("backup", *options)
+    (backup,) = read_catalog(store, KEYS).backups
+    assert ran.code == errors.InvalidInput.exit_code
+    assert backup.state is State.VERIFIED
+    assert (ran.err if options else ran.out).startswith(f"{backup.name}\n")
+    (outcome,) = told
+    assert outcome.title == f"{backup.name} is made and verified, but the prune failed"
+    assert not outcome.succeeded
+
+
+def test_people_are_told_of_what_nobody_has_foreseen(
+    cli: Any, store: MemoryStore, fake_postgres: FakePostgres, told: list[Outcome]
+) -> None:
+    def fail(_: Section) -> None:
+        raise KeyError(CANARY)
+
+    fake_postgres.fail = fail
+    assert cli("backup").code == 1
+    (outcome,) = told
+    assert outcome.title.endswith(" failed")
+    assert outcome.lines[0].startswith("KeyError: ")
+    assert CANARY not in outcome.lines[0]
 
 
 def test_sizes_are_told_with_three_digits() -> None:
