@@ -455,6 +455,15 @@ MUTATIONS = (
         "",
         ("engine/test_catalog.py::test_a_backup_whose_schema_archive_is_missing_has_failed",),
     ),
+    Mutation(
+        "a server whose clock is far behind makes no backup that is old at once",
+        "backup.py",
+        "    if said < started_at - SKEW_WRONG:\n",
+        "    if False:\n",
+        (
+            "engine/test_backup.py::test_a_server_whose_clock_is_wrong_does_not_make_a_backup_that_goes_at_once",
+        ),
+    ),
     # retention
     Mutation(
         "nothing is deleted while the newest backup is not verified",
@@ -681,14 +690,14 @@ MUTATIONS = (
     Mutation(
         "no digest of what is encrypted stands in the manifest",
         "backup.py",
-        "            members, contents = without_digests(members, contents)\n",
+        "                members, contents = without_digests(members, contents)\n",
         "",
         ("engine/test_sealing.py::test_nothing_in_the_bucket_tells_of_rows_or_definitions",),
     ),
     Mutation(
         "the archive of an encrypted backup is encrypted",
         "backup.py",
-        "            archive = encrypted(archive, recipients)\n",
+        "                archive = encrypted(archive, recipients)\n",
         "",
         ("engine/test_sealing.py::test_nothing_in_the_bucket_tells_of_rows_or_definitions",),
     ),
