@@ -111,6 +111,7 @@ assert not [name for name in {heavy!r} if name in sys.modules]
         (["backup", "--date", "yesterday"], "'yesterday' does not match the format"),
         (["backup", "--date", "2025-02-30"], "does not match the format"),
         (["backup", "--retention-days", "-1"], "-1 is not in the range"),
+        (["prune", "--retention-days", "36501"], "36501 is not in the range"),
         (["verify"], "Give one of NAME, --latest and --all."),
         (["verify", "x", "--all"], "Give one of NAME, --latest and --all."),
         (["restore"], "Give one of --list, --latest, --at and --backup."),

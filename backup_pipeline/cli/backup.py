@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from backup_pipeline.settings import Settings
 
 _retention_days = click.option(
-    "--retention-days", type=click.IntRange(min=0), help="Keep everything younger than this."
+    "--retention-days", type=click.IntRange(0, 36_500), help="Keep everything younger than this."
 )
 _database = click.option("--database", help="Instead of BACKUP_DATABASE.")
 
