@@ -15,13 +15,15 @@ def require_fresh_backup(hours: float, database: str | None = None) -> str:
     """
     from backup_pipeline.engine.catalog import read_catalog
     from backup_pipeline.engine.model import State
+    from backup_pipeline.engine.retention import dated_in_future
 
     settings = load_settings(database=database)
     now = datetime.now(UTC)
     catalog = read_catalog(settings.store(), settings.keys(), settings.database)
     for backup in catalog.backups:
         age = now - backup.taken_at
-        if backup.state is State.VERIFIED and timedelta(0) <= age < timedelta(hours=hours):
+        fresh = age < timedelta(hours=hours) and not dated_in_future(backup, now)
+        if backup.state is State.VERIFIED and fresh:
             return str(backup.name)
     raise BackupTooOld(
         f"{settings.database} has no verified backup that is younger than {hours:g} hours"

@@ -146,7 +146,7 @@ class Settings(BaseSettings):
     timezone: Annotated[str, AfterValidator(_zone)] = "Europe/Amsterdam"
     """Of the schedule, of the times in names, and of retention's days, weeks, months and years."""
     schedule: Annotated[str, AfterValidator(_schedule)] = "0 23 * * *"
-    retention_days: Annotated[int, Field(ge=0)] = 7
+    retention_days: Annotated[int, Field(ge=0, le=36_500)] = 7
     retention_minimum: Annotated[int, Field(ge=1)] = 3
     """That many verified backups stay, however old they are."""
     retention_daily: Annotated[int, Field(ge=0)] = 0
@@ -196,7 +196,7 @@ class Settings(BaseSettings):
     """Seconds that a dump waits for a table that somebody has locked."""
     postgres_timeout: Annotated[float, Field(ge=1)] = 60
     """Seconds without a word from PostgreSQL until another connection asks if it is still there."""
-    stale_upload_hours: Annotated[float, Field(ge=1)] = 24
+    stale_upload_hours: Annotated[float, Field(ge=1, le=8_760)] = 24
     """An upload to which nothing has arrived for so long is aborted."""
     s3_endpoint_url: Annotated[str, Field(pattern=r"^https?://[^@]+$")] | None = None
     s3_region: str | None = None
@@ -204,7 +204,7 @@ class Settings(BaseSettings):
     """`when_required` for stores that reject the checksums which boto3 adds by itself."""
     s3_addressing_style: Literal["auto", "path", "virtual"] = "auto"
     s3_ca_bundle: Path | None = None
-    s3_max_attempts: Annotated[int, Field(ge=1)] = 5
+    s3_max_attempts: Annotated[int, Field(ge=1, le=20)] = 5
     s3_connect_timeout: Annotated[float, Field(gt=0)] = 10
     s3_read_timeout: Annotated[float, Field(gt=0)] = 60
     heartbeat_url: Annotated[SecretStr, AfterValidator(_web)] | None = None

@@ -1,9 +1,11 @@
 """The command line: parsing, output for people and for programs, errors and exit codes."""
 
+import gzip
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,11 +16,13 @@ import pytest
 
 from backup_pipeline import errors
 from backup_pipeline.cli import commands, output, run, words
-from backup_pipeline.engine.choice import new_database, parse_moment
+from backup_pipeline.engine.catalog import read_catalog
+from backup_pipeline.engine.choice import named_backup, new_database, parse_moment
 from backup_pipeline.engine.documents import from_json, to_json
-from backup_pipeline.engine.model import Manifest, Section
+from backup_pipeline.engine.model import Act, Manifest, Section, State
 from backup_pipeline.engine.names import BackupName, Kind
-from backup_pipeline.engine.store import Part
+from backup_pipeline.engine.notify import Outcome
+from backup_pipeline.engine.store import ObjectInfo, Part, UploadInfo
 from backup_pipeline.errors import ChildFailed, InvalidInput
 from backup_pipeline.settings import Settings
 from backup_pipeline_tests.fakes import MemoryStore
@@ -26,6 +30,7 @@ from backup_pipeline_tests.fakes_dump import FakePostgres
 from backup_pipeline_tests.made_backups import KEYS, make_backup, make_evidence
 
 AMSTERDAM = ZoneInfo("Europe/Amsterdam")
+CANARY = "canary-4711"
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +111,7 @@ assert not [name for name in {heavy!r} if name in sys.modules]
         (["backup", "--date", "yesterday"], "'yesterday' does not match the format"),
         (["backup", "--date", "2025-02-30"], "does not match the format"),
         (["backup", "--retention-days", "-1"], "-1 is not in the range"),
+        (["prune", "--retention-days", "36501"], "36501 is not in the range"),
         (["verify"], "Give one of NAME, --latest and --all."),
         (["verify", "x", "--all"], "Give one of NAME, --latest and --all."),
         (["restore"], "Give one of --list, --latest, --at and --backup."),
@@ -371,6 +377,100 @@ def test_verify_ends_with_7_when_any_backup_fails(cli: Any, store: MemoryStore) 
     assert cli("verify", "--json", str(names[1])).document["error"] == "VerificationFailed"
 
 
+def test_verify_all_passes_over_what_a_prune_has_taken_meanwhile(
+    cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pruned(MemoryStore):
+        """One backup goes as soon as another has been looked at."""
+
+        def put(self, key: str, body: bytes, *, overwrite: bool = False) -> ObjectInfo:
+            if key == KEYS.of(first, Kind.EVIDENCE):
+                self.delete(KEYS.of(second, Kind.MANIFEST))
+            return super().put(key, body, overwrite=overwrite)
+
+    memory = Pruned()
+    monkeypatch.setattr(Settings, "store", lambda _: memory)
+    moments = [ago(days=days) for days in (1, 2, 3)]
+    first, second, third = (BackupName.of("ahold_options", moment) for moment in moments)
+    for moment in moments:
+        make_backup(memory, moment, verified=None)
+    ran = cli("verify", "--all")
+    assert ran.code == 7
+    assert "2 of 2 backups failed" in ran.err
+    assert f"warning: there is no backup {second} in" in ran.err
+    assert [line.split(": ")[0] for line in ran.out.splitlines()] == [str(first), str(third)]
+    assert cli("verify", str(second)).code == 4
+
+
+PLAIN_DUMP = b"""--
+-- PostgreSQL database dump
+--
+
+-- Dumped from database version 16.4
+-- Dumped by pg_dump version 16.4
+
+COPY public.quotes (price) FROM stdin;
+2.50
+\\.
+
+
+--
+-- PostgreSQL database dump complete
+--
+
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_adopt_all_passes_over_what_can_not_be_adopted(
+    cli: Any, store: MemoryStore, options: tuple[str, ...]
+) -> None:
+    expiring, good = (BackupName.of("ahold_options", ago(days=days)) for days in (3, 1))
+    for name in (expiring, good):
+        store.put(KEYS.of(name, Kind.DUMP), gzip.compress(PLAIN_DUMP))
+    make_evidence(store, expiring, act=Act.EXPIRE)
+    ran = cli("adopt", "--all", *options)
+    assert ran.code == 0
+    assert [line.split(": ")[0] for line in ran.out.splitlines()] == [str(good)]
+    assert f"warning: {expiring} is passed over: the deletion of {expiring} was begun" in ran.err
+    assert cli("adopt", str(expiring), *options).code == 3
+
+
+@pytest.mark.parametrize("error", [errors.ObjectExists, errors.NotFound, errors.ObjectMissing])
+def test_adopt_all_passes_over_what_somebody_else_took_meanwhile(
+    cli: Any,
+    store: MemoryStore,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[errors.BackupPipelineError],
+) -> None:
+    def taken(*_: object, **__: object) -> None:
+        raise error("somebody was quicker")
+
+    name = BackupName.of("ahold_options", ago(days=1))
+    store.put(KEYS.of(name, Kind.DUMP), gzip.compress(PLAIN_DUMP))
+    monkeypatch.setattr("backup_pipeline.engine.adopt.adopt", taken)
+    ran = cli("adopt", "--all")
+    assert (ran.code, ran.err) == (0, f"warning: {name} is passed over: somebody was quicker\n")
+    assert cli("adopt", str(name)).code == error.exit_code
+
+
+def test_show_needs_no_other_backup(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(MemoryStore):
+        def read(
+            self, key: str, start: int = 0, length: int | None = None, *, etag: str | None = None
+        ) -> Iterator[bytes]:
+            if key == KEYS.of(other, Kind.MANIFEST):
+                raise errors.StoreUnreachable(f"no answer for {key!r}")
+            return super().read(key, start, length, etag=etag)
+
+    memory = Broken()
+    monkeypatch.setattr(Settings, "store", lambda _: memory)
+    name, other = (make_backup(memory, ago(days=days), verified=None) for days in (1, 2))
+    assert cli("show", str(name)).code == 0
+    assert named_backup(memory, KEYS, name).name == name
+    assert cli("show", str(other)).code == 6
+
+
 def test_prune_tells_each_decision(cli: Any, store: MemoryStore) -> None:
     kept, expired = (make_backup(store, ago(days=days)) for days in (1, 30))
     made = [make_backup(store, ago(days=days)) for days in (2, 3)]
@@ -553,6 +653,53 @@ def test_a_notifier_that_fails_is_reported_and_never_fails_a_good_backup(
     assert len(ran.document["notifications_failed"]) == 1
     assert "warning: notification service 1" in ran.err
     assert "canary" not in ran.out + ran.err
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[Outcome]:
+    """What people are told."""
+    outcomes: list[Outcome] = []
+
+    def notify(_: object, outcome: Outcome) -> tuple[str, ...]:
+        outcomes.append(outcome)
+        return ()
+
+    monkeypatch.setenv("BACKUP_NOTIFY_URLS", "json://nowhere")
+    monkeypatch.setattr("backup_pipeline.engine.notify.notify", notify)
+    return outcomes
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+@pytest.mark.usefixtures("fake_postgres")
+def test_a_prune_that_fails_is_not_told_as_a_backup_that_failed(
+    cli: Any, store: MemoryStore, told: list[Outcome], options: tuple[str, ...]
+) -> None:
+    def list_uploads(prefix: str) -> Iterator[UploadInfo]:
+        raise errors.InvalidInput(f"no uploads under {prefix}")
+
+    store.list_uploads = list_uploads  # type: ignore[method-assign]  # what a prune does last
+    ran = cli("backup", *options)
+    (backup,) = read_catalog(store, KEYS).backups
+    assert ran.code == errors.InvalidInput.exit_code
+    assert backup.state is State.VERIFIED
+    assert (ran.err if options else ran.out).startswith(f"{backup.name}\n")
+    (outcome,) = told
+    assert outcome.title == f"{backup.name} is made and verified, but the prune failed"
+    assert not outcome.succeeded
+
+
+def test_people_are_told_of_what_nobody_has_foreseen(
+    cli: Any, store: MemoryStore, fake_postgres: FakePostgres, told: list[Outcome]
+) -> None:
+    def fail(_: Section) -> None:
+        raise KeyError(CANARY)
+
+    fake_postgres.fail = fail
+    assert cli("backup").code == 1
+    (outcome,) = told
+    assert outcome.title.endswith(" failed")
+    assert outcome.lines[0].startswith("KeyError: ")
+    assert CANARY not in outcome.lines[0]
 
 
 def test_sizes_are_told_with_three_digits() -> None:

@@ -46,6 +46,11 @@ def test_one_that_is_dated_in_the_future_counts_for_nothing(store: ObjectStore) 
         backup_pipeline.require_fresh_backup(hours=6)
 
 
+def test_the_clocks_of_two_machines_may_differ_a_little(store: ObjectStore) -> None:
+    name = make_backup(store, datetime.now(UTC) + timedelta(minutes=4))
+    assert backup_pipeline.require_fresh_backup(hours=6) == str(name)
+
+
 def test_another_database_may_be_asked_for(store: ObjectStore) -> None:
     make_backup(store, hours_ago(1), database="orders")
     with pytest.raises(BackupTooOld, match="ahold_options"):

@@ -150,6 +150,17 @@ def test_the_level_goes_by_the_codec() -> None:
     assert load_settings(codec="zstd", compression_level=19).compression_level == 19
 
 
+@pytest.mark.parametrize(
+    ("field", "most"),
+    [("retention_days", 36_500), ("stale_upload_hours", 8_760), ("s3_max_attempts", 20)],
+)
+def test_what_no_calendar_and_no_patience_holds_is_refused(field: str, most: int) -> None:
+    """A century of days, a year of hours: what lies far beyond is no date any more."""
+    assert getattr(load_settings(**{field: most}), field) == most
+    with pytest.raises(InvalidInput, match=f"BACKUP_{field.upper()} can't be used"):
+        load_settings(**{field: most + 1})
+
+
 @pytest.mark.parametrize("level", [0, 20])
 def test_a_level_that_the_codec_has_not_is_refused_naming_both(level: int) -> None:
     said = "BACKUP_COMPRESSION_LEVEL can't be used: with BACKUP_CODEC=zstd it is a level from 1 to"

@@ -7,7 +7,13 @@ import click
 from backup_pipeline.cli import words
 from backup_pipeline.cli.documents import of_manifest
 from backup_pipeline.cli.output import Output, command
-from backup_pipeline.errors import VerificationFailed
+from backup_pipeline.errors import (
+    NotFound,
+    ObjectExists,
+    ObjectMissing,
+    Refused,
+    VerificationFailed,
+)
 
 
 @click.command(short_help="Make backups of other scripts' dump files.")
@@ -48,6 +54,12 @@ def adopt(
                 )
             except VerificationFailed as error:
                 failed.append(f"{name}: {error.message}")
+                continue
+            except (Refused, NotFound, ObjectExists, ObjectMissing) as error:
+                # Somebody deletes it, or has adopted it meanwhile.
+                if not everything:
+                    raise
+                output.warn(f"{name} is passed over: {error.message}")
                 continue
             done.append(of_manifest(manifest, name))
             output.say(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from backup_pipeline.settings import Settings
 
 _retention_days = click.option(
-    "--retention-days", type=click.IntRange(min=0), help="Keep everything younger than this."
+    "--retention-days", type=click.IntRange(0, 36_500), help="Keep everything younger than this."
 )
 _database = click.option("--database", help="Instead of BACKUP_DATABASE.")
 
@@ -74,25 +74,34 @@ def backup(
         limit_rate=limit_rate,
     )
     name = settings.name(_now(), label.date() if label else None)
+    title = f"{name} failed"
     try:
-        lines, document = (
-            _dump(output, settings, name)
-            if no_verify
-            else _back_up(output, settings, name, prune_too=not no_prune)
-        )
-    except BackupPipelineError as error:
-        said = (error.message, f"hint: {error.hint}")
-        _tell(output, settings, name, f"{name} failed", said, succeeded=False)
+        make = _dump if no_verify else _back_up
+        lines, document = make(output, settings, name)
+        title = f"{name} is made, not verified yet" if no_verify else f"{name} is made and verified"
+        if not (no_verify or no_prune):
+            good, title = title, f"{title}, but the prune failed"
+            pruned = _prune(output, settings, name)
+            lines = (*lines, _pruned_line(pruned), *pruned.failed)
+            document, title = {**document, "prune": of_prune(pruned)}, good
+    except Exception as error:
+        _tell(output, settings, name, title, _said(error), succeeded=False)
         raise
-    title = f"{name} is made, not verified yet" if no_verify else f"{name} is made and verified"
     failed = _tell(output, settings, name, title, lines, succeeded=True)
     output.document({**document, "notifications_failed": failed})
 
 
+def _said(error: Exception) -> tuple[str, ...]:
+    """What people are told of an error."""
+    if isinstance(error, BackupPipelineError):
+        return error.message, f"hint: {error.hint}"
+    # Its text is not ours, and may hold what should not leave this machine.
+    return (f"{type(error).__name__}: this should not happen; the log of this run says more",)
+
+
 def _back_up(
-    output: Output, settings: "Settings", name: "BackupName", *, prune_too: bool
+    output: Output, settings: "Settings", name: "BackupName"
 ) -> tuple[Sequence[str], dict[str, object]]:
-    from backup_pipeline.engine.prune import prune as prune_bucket
     from backup_pipeline.engine.verify import verify as verify_backup
 
     store, keys = settings.store(), settings.keys()
@@ -112,12 +121,15 @@ def _back_up(
     if not entry.passed:
         raise VerificationFailed(f"{name} is not what was dumped: {'; '.join(entry.findings)}")
     _beat(output, settings)
-    document = {**of_manifest(manifest, name), "verification": of_entry(name, entry)}
-    if not prune_too:
-        return lines, document
+    return lines, {**of_manifest(manifest, name), "verification": of_entry(name, entry)}
+
+
+def _prune(output: Output, settings: "Settings", name: "BackupName") -> "PruneResult":
+    from backup_pipeline.engine.prune import prune as prune_bucket
+
     pruned = prune_bucket(
-        store,
-        keys,
+        settings.store(),
+        settings.keys(),
         name.database,
         settings.policy(),
         now=_now(),
@@ -125,7 +137,7 @@ def _back_up(
     )
     output.say(_pruned_line(pruned))
     output.warn(*pruned.failed)
-    return (*lines, _pruned_line(pruned), *pruned.failed), {**document, "prune": of_prune(pruned)}
+    return pruned
 
 
 def _dump(
@@ -249,13 +261,19 @@ def verify(
     results = []
     with output.progress() as report:
         for each in names:
-            found = _verified(store, keys, each, settings.jobs, identities, report)
+            try:
+                found = _verified(store, keys, each, settings.jobs, identities, report)
+            except NotFound as error:
+                if not everything:
+                    raise
+                output.warn(error.message)
+                continue
             results.append(found)
             output.say(f"{each}: {found['verdict']}")
     failed = [str(result["name"]) for result in results if not result["passed"]]
     if failed:
         raise VerificationFailed(
-            f"{len(failed)} of {len(names)} backups failed: "
+            f"{len(failed)} of {len(results)} backups failed: "
             + "; ".join(f"{r['name']}: {r['verdict']}" for r in results if not r["passed"])
         )
     output.document({"verified": results})

@@ -105,7 +105,7 @@ def _line(stray: "Stray") -> str:
 @command
 def show(output: Output, name: str) -> None:
     """Show all that is known of the backup NAME."""
-    from backup_pipeline.engine.catalog import find, read_catalog, read_evidence, read_manifest
+    from backup_pipeline.engine.catalog import read_backup, read_evidence, read_manifest
     from backup_pipeline.engine.documents import to_json
     from backup_pipeline.engine.names import BackupName
     from backup_pipeline.settings import load_settings
@@ -114,11 +114,11 @@ def show(output: Output, name: str) -> None:
     settings = load_settings()
     store, keys = settings.store(), settings.keys()
     manifest = read_manifest(store, keys, parsed)
-    backup = find(read_catalog(store, keys, parsed.database).backups, parsed)
+    backup = read_backup(store, keys, parsed)
     try:
         entries = read_evidence(store, keys, parsed).entries
     except VerificationFailed:
-        # The catalog says so among the findings.
+        # The backup says so among its findings.
         entries = ()
     output.document(
         {

@@ -235,6 +235,7 @@ class PruneConfig(dg.Config):
     retention_days: int | None = Field(
         default=None,
         ge=0,
+        le=36_500,
         description="Keep everything younger than this; without it BACKUP_RETENTION_DAYS.",
     )
 

@@ -6,7 +6,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from threading import Lock
 
@@ -16,6 +16,7 @@ from backup_pipeline.engine.contents import inventory_of, together
 from backup_pipeline.engine.crew import Crew, taken_from
 from backup_pipeline.engine.documents import to_json
 from backup_pipeline.engine.dump import Dump, DumpSource
+from backup_pipeline.engine.findings import SKEW_WRONG
 from backup_pipeline.engine.members import Members, Sink
 from backup_pipeline.engine.model import (
     BACKUP_ID,
@@ -64,6 +65,7 @@ def back_up(
     Without a `compression_level` it is the codec's default.
     With `recipients` only who has the identity of one of them can read dump, archive and digests.
     Such a dump is one stream: the chunks of a file of age are numbered from its beginning.
+    Where the server's clock can't be right, the backup has the time of `clock`, and a remark.
 
     Raises `ObjectExists` where the name is taken, and the errors of the server and the store.
     """
@@ -73,43 +75,68 @@ def back_up(
         # What reaches the store takes a while to load; meanwhile the server answers.
         beside(store.describe, stop=lambda: None),
         source.open_dump() as dump,
-        Upload(
+    ):
+        taken_at, remarks = _taken_at(dump.source.snapshot_at, started_at, clock())
+        with Upload(
             store,
             keys.of(name, dump_kind(codec, encrypted=bool(recipients))),
             {BACKUP_ID: backup_id},
             lanes=dump.jobs if dump.jobs > 1 and not recipients else 0,
             expected=dump.source.database_size // _SMALLER,
             rate=rate,
-        ) as upload,
-    ):
-        level = codec.default_level if compression_level is None else compression_level
-        sealing = Sealing(upload, recipients) if recipients else None
-        sink = sealing or upload
-        writing = _Writing(dump, upload, sink, codec, level, digests=digests, report=report)
-        members, contents = writing.run()
-        archive, encryption = dump.schema().archive, None
-        if sealing:
-            encryption = sealing.close(contents)
-            archive = encrypted(archive, recipients)
-            members, contents = without_digests(members, contents)
-        manifest = Manifest(
-            version=1,
-            id=backup_id,
-            name=str(name),
-            source=replace(dump.source, access=dump.access()),
-            started_at=started_at,
-            finished_at=clock(),
-            members=members,
-            contents=contents,
-            schema_archive=SchemaArchive(len(archive), hashlib.sha256(archive).hexdigest()),
-            pg_dump_version=dump.pg_dump_version,
-            software_version=__version__,
-            codec=codec,
-            remarks=tuple(dump.remarks),
-            encryption=encryption,
-        )
-        _commit(store, keys, manifest, archive, upload)
+        ) as upload:
+            level = codec.default_level if compression_level is None else compression_level
+            sealing = Sealing(upload, recipients) if recipients else None
+            sink = sealing or upload
+            writing = _Writing(dump, upload, sink, codec, level, digests=digests, report=report)
+            members, contents = writing.run()
+            archive, encryption = dump.schema().archive, None
+            if sealing:
+                encryption = sealing.close(contents)
+                archive = encrypted(archive, recipients)
+                members, contents = without_digests(members, contents)
+            manifest = Manifest(
+                version=1,
+                id=backup_id,
+                name=str(name),
+                source=replace(dump.source, access=dump.access(), snapshot_at=taken_at),
+                started_at=started_at,
+                finished_at=clock(),
+                members=members,
+                contents=contents,
+                schema_archive=SchemaArchive(len(archive), hashlib.sha256(archive).hexdigest()),
+                pg_dump_version=dump.pg_dump_version,
+                software_version=__version__,
+                codec=codec,
+                remarks=(*dump.remarks, *remarks),
+                encryption=encryption,
+            )
+            _commit(store, keys, manifest, archive, upload)
     return manifest
+
+
+def _taken_at(
+    said: datetime, started_at: datetime, opened_at: datetime
+) -> tuple[datetime, tuple[str, ...]]:
+    """The time of a snapshot, with a remark where it can't be the one that the server said.
+
+    Retention goes by it: by a clock far behind each backup would go right after it was made.
+    """
+    if said < started_at - SKEW_WRONG:
+        off, way = started_at - said, "behind"
+    elif said > opened_at + SKEW_WRONG:
+        off, way = said - opened_at, "ahead of"
+    else:
+        return said, ()
+    remark = f"the server's clock is {_span(off)} {way} this machine's: the backup has this"
+    return opened_at, (f"{remark} machine's time",)
+
+
+def _span(length: timedelta) -> str:
+    hours = length / timedelta(hours=1)
+    if hours < 2:
+        return f"{hours * 60:.0f} minutes"
+    return f"{hours:.0f} hours" if hours < 48 else f"{length.days} days"
 
 
 class _Writing:

@@ -33,13 +33,14 @@ from backup_pipeline.errors import InvalidInput, NotFound, ObjectMissing, Verifi
 
 __all__ = [
     "Survey",
-    "find",
     "newest",
+    "read_backup",
     "read_catalog",
     "read_evidence",
     "read_manifest",
     "read_pin",
     "record",
+    "record_verdict",
     "survey",
     "taken_by",
 ]
@@ -75,7 +76,8 @@ def read_catalog(store: ObjectStore, keys: Keys, database: str | None = None) ->
 def survey(store: ObjectStore, keys: Keys, database: str | None = None) -> Survey:
     """Read the catalog, and give what `write_index` stores so that the next reading is cheap."""
     listed, foreign = _listing(store, keys, database)
-    known = read_index(store, keys) if listed else {}
+    # Where nothing of one database is listed, the entries of the others are to stay all the same.
+    known = read_index(store, keys) if listed or database is not None else {}
     texts = {name: str(name) for name in listed}
     entries: dict[BackupName, Entry | str | None] = {
         name: _known_entry(objects, known.get(texts[name])) for name, objects in listed.items()
@@ -111,6 +113,22 @@ def survey(store: ObjectStore, keys: Keys, database: str | None = None) -> Surve
         index |= {text: entry for text, entry in known.items() if _is_of_another(text, database)}
     catalog = Catalog(tuple(backups), tuple(sorted(strays, key=lambda stray: stray.key)))
     return Survey(catalog, index)
+
+
+def read_backup(store: ObjectStore, keys: Keys, name: BackupName) -> Backup:
+    """One backup, by a listing of its objects and its own documents, whatever ails the others.
+
+    Raises `NotFound`, and `VerificationFailed` for a bad manifest.
+    """
+    manifest = read_manifest(store, keys, name)
+    listed = ((keys.parse(info.key), info) for info in store.list(keys.stem(name)))
+    objects = {parsed[1]: info for parsed, info in listed if parsed and parsed[0] == name}
+    if Kind.MANIFEST not in objects:
+        raise _deleted(name)
+    evidence = _evidence_or_damage(store, keys, name, objects.get(Kind.EVIDENCE))
+    entry = Entry.of(_etags(objects), manifest, evidence)
+    pin = _pin_reason(store, keys, name) if Kind.PIN in objects else None
+    return _backup(name, objects, entry, pin)
 
 
 def read_manifest(store: ObjectStore, keys: Keys, name: BackupName) -> Manifest:
@@ -173,6 +191,21 @@ def record(store: ObjectStore, keys: Keys, name: BackupName, entry: EvidenceEntr
     return evidence
 
 
+def record_verdict(
+    store: ObjectStore, keys: Keys, name: BackupName, entry: EvidenceEntry
+) -> Evidence:
+    """Record what was found of a backup.
+
+    Raises `NotFound` where it was deleted while it was read: what was found then is no fault of
+    it, and evidence without a backup would be a stray that nothing clears away.
+    """
+    try:
+        store.head(keys.of(name, Kind.MANIFEST))
+    except ObjectMissing as error:
+        raise _deleted(name) from error
+    return record(store, keys, name, entry)
+
+
 def taken_by(backups: Iterable[Backup], moment: datetime) -> Backup:
     """The newest backup taken at or before a moment; raises `NotFound`."""
     ordered = newest_first(backups)
@@ -187,12 +220,8 @@ def taken_by(backups: Iterable[Backup], moment: datetime) -> Backup:
     )
 
 
-def find(backups: Iterable[Backup], name: BackupName) -> Backup:
-    """The backup of a name; raises `NotFound`."""
-    for backup in backups:
-        if backup.name == name:
-            return backup
-    raise NotFound(f"there is no backup {name}")
+def _deleted(name: BackupName) -> NotFound:
+    return NotFound(f"the backup {name} was deleted while it was read")
 
 
 def _listing(
@@ -259,11 +288,13 @@ def _pin_reason(store: ObjectStore, keys: Keys, name: BackupName) -> str | None:
 def _backup(name: BackupName, objects: Objects, entry: Entry, pin: str | None) -> Backup:
     dump = objects.get(dump_kind(entry.codec, encrypted=entry.encrypted))
     state, findings = _judge(entry, dump)
+    if entry.archived and archive_kind(encrypted=entry.encrypted) not in objects:
+        # Every restore of it would be refused, whatever was proved of the dump.
+        state = State.FAILED
+        findings = (*findings, "the schema archive beside the dump is missing")
     drill = _drill(entry, dump) if state is State.VERIFIED else None
     if entry.damage:
         findings = (*findings, entry.damage)
-    if entry.archived and archive_kind(encrypted=entry.encrypted) not in objects:
-        findings = (*findings, "the schema archive beside the dump is missing")
     return Backup(
         name=name,
         taken_at=entry.taken_at.astimezone(UTC),

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
-from backup_pipeline.engine.catalog import find, newest, read_catalog, read_manifest, taken_by
+from backup_pipeline.engine.catalog import newest, read_backup, read_catalog, taken_by
 from backup_pipeline.engine.model import Backup
 from backup_pipeline.engine.names import BackupName, Keys
 from backup_pipeline.engine.store import ObjectStore
@@ -15,9 +15,7 @@ _NAME_BYTES = 63
 
 def named_backup(store: ObjectStore, keys: Keys, name: BackupName) -> Backup:
     """The backup of a name; raises `NotFound`, and `VerificationFailed` for a bad manifest."""
-    # A manifest that can't be read is in no catalog; this says what is wrong with it.
-    read_manifest(store, keys, name)
-    return find(read_catalog(store, keys, name.database).backups, name)
+    return read_backup(store, keys, name)
 
 
 def newest_backup(store: ObjectStore, keys: Keys, database: str, now: datetime) -> Backup:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from psycopg import Error, sql
 
 from backup_pipeline.engine.age import Identity
-from backup_pipeline.engine.catalog import read_manifest, record
+from backup_pipeline.engine.catalog import read_manifest, record_verdict
 from backup_pipeline.engine.contents import differences, read_contents, under_roots
 from backup_pipeline.engine.dump import Dump, PostgresDumpSource
 from backup_pipeline.engine.model import (
@@ -128,7 +128,7 @@ def drill(
         seconds=(ended_at - started_at).total_seconds(),
         recovery_seconds=recovered,
     )
-    record(store, keys, name, entry)
+    record_verdict(store, keys, name, entry)
     verified = (drilling.verified_at or ended_at) - started_at
     return DrillResult(
         entry=entry,

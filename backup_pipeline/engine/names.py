@@ -99,6 +99,10 @@ class Keys:
         """The key of one object of a backup."""
         return f"{self.prefix}{name}{kind}"
 
+    def stem(self, name: BackupName) -> str:
+        """What the keys of a backup's objects start with, and no others'."""
+        return f"{self.prefix}{name}."
+
     @property
     def index(self) -> str:
         """The key of the catalog's index, which is a cache and never the truth."""

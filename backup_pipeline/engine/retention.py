@@ -19,6 +19,8 @@ def decide(
     A pinned backup stays, and so does one younger than `policy.days`.
     Of the verified ones of each database the newest `policy.minimum` stay, and the newest of each
     day, week, month and year that the policy asks for.
+    One that is not verified takes nobody's place, and stays where it would if it were: a bucket
+    that was copied has objects that nobody has looked at.
     One dated in the future stays as well, and counts for nothing.
     The reason is the strongest of those that hold.
     """
@@ -65,15 +67,21 @@ def _decide_one(
     policy: RetentionPolicy, backups: Sequence[Backup], now: datetime
 ) -> Iterable[KeepDecision]:
     ordered = newest_first(backups)
-    counted = [b for b in ordered if b.state is State.VERIFIED and not dated_in_future(b, now)]
-    reasons = _reasons(policy, counted)
+    whole = [b for b in ordered if b.state is not State.FAILED and not dated_in_future(b, now)]
+    would_be = _reasons(policy, whole)
+    reasons = {
+        backup.name: f"not verified; if it were, {would_be[backup.name]}"
+        for backup in whole
+        if backup.name in would_be
+    }
+    reasons |= _reasons(policy, [b for b in whole if b.state is State.VERIFIED])
     for backup in ordered:
         keep, reason = _judge(policy, backup, now, reasons.get(backup.name))
         yield KeepDecision(backup, keep, reason)
 
 
 def _reasons(policy: RetentionPolicy, counted: Sequence[Backup]) -> dict[BackupName, str]:
-    """Why verified backups, which come newest first, stay however old they are."""
+    """Why backups, which come newest first, stay however old they are if they are verified."""
     reasons = {
         backup.name: f"one of the {policy.minimum} newest verified backups"
         for backup in counted[: policy.minimum]

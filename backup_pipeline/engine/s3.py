@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from backup_pipeline.engine.rate import RateLimit
 from backup_pipeline.engine.s3_client import S3Connection, connect, read_time
-from backup_pipeline.engine.s3_errors import error_code, from_botocore
+from backup_pipeline.engine.s3_errors import error_code, from_botocore, not_of_s3
 from backup_pipeline.engine.s3_listing import objects_of
 from backup_pipeline.engine.store import ObjectInfo, Part, UploadInfo
 from backup_pipeline.errors import (
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 256 * 1024
 _FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 20.0
 
 
 class S3Store:
@@ -103,7 +104,7 @@ class S3Store:
                     f"GetObject of {key!r} in bucket {self._bucket!r} was cut at byte {offset} "
                     f"of {end}, {futile} times in a row"
                 )
-            time.sleep(_FIRST_PAUSE * 2**futile)
+            time.sleep(min(_FIRST_PAUSE * 2**futile, _LONGEST_PAUSE))
 
     def put(self, key: str, body: bytes, *, overwrite: bool = False) -> ObjectInfo:
         """Store a small object whole; raises `ObjectExists` unless `overwrite`."""
@@ -119,10 +120,9 @@ class S3Store:
             request["IfNoneMatch"] = "*"
         try:
             with self._asking("PutObject", key) as client:
-                reply = client.put_object(**request)
+                return _written(key, len(body), client.put_object(**request))
         except StoreError as error:
             return self._settle(key, mark, error, overwrite=overwrite)
-        return _written(key, len(body), reply)
 
     def refuses_damage(self, key: str) -> bool:
         """Whether the store refuses an object whose CRC-32 is not the one sent along."""
@@ -139,7 +139,7 @@ class S3Store:
 
     def delete(self, key: str) -> None:
         """Delete an object; deleting what is not there is no error."""
-        with self._asking("DeleteObject", key) as client:
+        with self._asking("DeleteObject", key, unless="NoSuchKey") as client:
             client.delete_object(Bucket=self._bucket, Key=key)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -147,12 +147,12 @@ class S3Store:
 
         Asked for by pages of 1,000, each while the one before it is read.
         """
-        page = self._page(prefix)
+        page, token = self._page(prefix)
         with ThreadPoolExecutor(1) as ahead:
-            while page["IsTruncated"]:
-                following = ahead.submit(self._page, prefix, page["NextContinuationToken"])
+            while token is not None:
+                following = ahead.submit(self._page, prefix, token)
                 yield from objects_of(page, read_time)
-                page = following.result()
+                page, token = following.result()
         yield from objects_of(page, read_time)
 
     def create_upload(self, key: str, metadata: Mapping[str, str]) -> str:
@@ -174,7 +174,7 @@ class S3Store:
                 PartNumber=number,
                 Body=cast("IO[bytes]", _Sending(body)),
             )
-        return Part(number, reply["ETag"].strip('"'), len(body))
+            return Part(number, reply["ETag"].strip('"'), len(body))
 
     def complete_upload(
         self, key: str, upload_id: str, parts: Sequence[Part], metadata: Mapping[str, str]
@@ -193,6 +193,7 @@ class S3Store:
                         ]
                     },
                 )
+                written = _written(key, sum(part.size for part in parts), reply)
         except StoreError as error:
             return self._settle(key, metadata, error)
         try:
@@ -200,7 +201,7 @@ class S3Store:
             return self._look_for_ours(key, metadata)
         except StoreDenied:
             # A policy that only lets us write: the reply has to do.
-            return _written(key, sum(part.size for part in parts), reply)
+            return written
 
     def abort_upload(self, key: str, upload_id: str) -> None:
         """Forget an upload and its parts; forgetting what is not there is no error."""
@@ -219,12 +220,16 @@ class S3Store:
                 active_at = max(arrivals, default=upload.active_at)
                 yield UploadInfo(upload.key, upload.upload_id, active_at)
 
-    def _page(self, prefix: str, token: str = "") -> "ListObjectsV2OutputTypeDef":
+    def _page(
+        self, prefix: str, token: str | None = None
+    ) -> "tuple[ListObjectsV2OutputTypeDef, str | None]":
+        """A page, and what asks for the next one if there is one."""
         request: ListObjectsV2RequestTypeDef = {"Bucket": self._bucket, "Prefix": prefix}
-        if token:
+        if token is not None:
             request["ContinuationToken"] = token
         with self._asking("ListObjectsV2", prefix) as client:
-            return client.list_objects_v2(**request)
+            page = client.list_objects_v2(**request)
+            return page, page["NextContinuationToken"] if page["IsTruncated"] else None
 
     def _begun(self, prefix: str) -> Sequence[UploadInfo]:
         with self._asking("ListMultipartUploads", prefix) as client:
@@ -261,32 +266,33 @@ class S3Store:
             request["IfMatch"] = f'"{etag}"'
         with self._asking("GetObject", key) as client:
             reply = client.get_object(**request)
-        first, stop, size = _sent(reply)
+            body, found = reply["Body"], reply["ETag"].strip('"')
+            first, stop, size = _sent(reply)
         wanted = size if end is None else end
         if first != start or not start <= stop <= wanted <= size:
-            reply["Body"].close()
+            body.close()
             raise StoreError(
                 f"GetObject of {key!r} in bucket {self._bucket!r}: asked for bytes {start} to "
                 f"{wanted}, the store sent {first} to {stop} of {size}"
             )
-        return reply["Body"], reply["ETag"].strip('"'), wanted
+        return body, found, wanted
 
     def _look(self, key: str) -> tuple[ObjectInfo, Mapping[str, str]]:
         """An object and its metadata."""
         try:
             with self._asking("HeadObject", key) as client:
                 reply = client.head_object(Bucket=self._bucket, Key=key)
+                info = ObjectInfo(
+                    key,
+                    reply["ContentLength"],
+                    reply["ETag"].strip('"'),
+                    reply["LastModified"].astimezone(UTC),
+                )
         except ObjectMissing:
             # The answer to a HEAD has no body, so a missing bucket looks like a missing object.
             with suppress(StoreDenied), self._asking("HeadBucket") as client:
                 client.head_bucket(Bucket=self._bucket)
             raise
-        info = ObjectInfo(
-            key,
-            reply["ContentLength"],
-            reply["ETag"].strip('"'),
-            reply["LastModified"].astimezone(UTC),
-        )
         return info, {name.lower(): value for name, value in reply["Metadata"].items()}
 
     def _look_for(self, key: str, etag: str | None) -> None:
@@ -324,14 +330,20 @@ class S3Store:
 
     @contextmanager
     def _asking(self, call: str, key: str = "", *, unless: str = "") -> "Iterator[S3Client]":
-        """The client, for one call: its errors become ours, and the code `unless` is none."""
+        """The client, for one call: its errors become ours, and the code `unless` is none.
+
+        So does a field that is missing in the answer, which thus has to be read within.
+        """
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
 
         try:
             yield self._client
         except (BotoCoreError, ClientError) as error:
             if not unless or error_code(error) != unless:
                 raise from_botocore(error, call, key, self._bucket) from error
+        except (KeyError, ResponseParserError) as error:
+            raise not_of_s3(call, key, self._bucket) from error
 
 
 class _Sending:

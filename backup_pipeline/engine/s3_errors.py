@@ -43,6 +43,20 @@ _CHECKSUMS = (
 _TLS = "For a certificate of its own, name the file with it in BACKUP_S3_CA_BUNDLE."
 _CONDITION = "This store may not know conditional writes (If-None-Match), which backups need."
 _REGION = "The bucket is in another region: set AWS_REGION to it."
+_ELSEWHERE = (
+    "Look whether AWS_ENDPOINT_URL_S3 has the port of S3, and not that of a console or a portal."
+)
+_ONE_SIZE = (
+    "This store may want all parts of an upload to have one size, as Cloudflare R2 does: "
+    "BACKUP_JOBS=1 makes them so."
+)
+_LOCKED = "A bucket that locks its objects takes none without checksums: unset BACKUP_S3_CHECKSUMS."
+# Answered with 403, and no matter of credentials.
+_OF_THE_OBJECT = {
+    "InvalidObjectState": "The object is archived, as in Glacier: have the store restore it, and "
+    "run this again.",
+    "QuotaExceeded": "The quota of the bucket or of its owner is used up: make room, or raise it.",
+}
 # What stores answer that stumble over a checksum, a trailer or a signed chunk.
 _CHECKSUM_CODES = frozenset(
     ("BadDigest", "InvalidDigest", "MissingContentLength", "XAmzContentSHA256Mismatch")
@@ -62,10 +76,19 @@ def from_botocore(
     """Our error for what a call met; its message names call, key and bucket, never a secret."""
     from botocore.exceptions import ClientError
 
-    subject = f"{call} of {key!r} in bucket {bucket!r}" if key else f"{call} in bucket {bucket!r}"
+    subject = _subject(call, key, bucket)
     if isinstance(error, ClientError):
         return _from_reply(error, call, subject)
     return _from_client(error, subject)
+
+
+def not_of_s3(call: str, key: str, bucket: str) -> StoreError:
+    """The error for an answer that lacks what every answer of S3 has."""
+    return StoreError(f"{_subject(call, key, bucket)}: the answer is none of S3's", hint=_ELSEWHERE)
+
+
+def _subject(call: str, key: str, bucket: str) -> str:
+    return f"{call} of {key!r} in bucket {bucket!r}" if key else f"{call} in bucket {bucket!r}"
 
 
 def _from_reply(error: "ClientError", call: str, subject: str) -> StoreError:
@@ -88,10 +111,18 @@ def _from_reply(error: "ClientError", call: str, subject: str) -> StoreError:
         # The answer to a HEAD says no more than 403.
         hint = skewed or "The clocks of this machine and of the store differ too much."
         return StoreError(message, hint=f"{hint} Set both by NTP.")
+    if code in _OF_THE_OBJECT:
+        return StoreError(message, hint=_OF_THE_OBJECT[code])
     if code in _DENIED or status in (401, 403):
         return StoreDenied(message)
     if code in _BUSY or status == 429 or (status >= 500 and status != 501):
-        return StoreUnreachable(message, hint="The store is busy or broken; its log says more.")
+        # Every store names the error; of a page that is no XML botocore says that it is a 500.
+        doubt = f" Or it is none. {_ELSEWHERE}" if code == str(status) else ""
+        return StoreUnreachable(
+            message, hint=f"The store is busy or broken; its log says more.{doubt}"
+        )
+    if code == "InvalidPart" and call == "CompleteMultipartUpload":
+        return StoreError(message, hint=_ONE_SIZE)
     return StoreError(message, hint=_hint(code, status, said))
 
 
@@ -112,6 +143,8 @@ def _skewed(response: "Mapping[str, Any]") -> str | None:
 def _hint(code: str, status: int, said: str) -> str | None:
     """What to do about an answer that only some stores give."""
     words = said.lower()
+    if "content-md5 or x-amz-checksum" in words:
+        return _LOCKED
     if code in _CHECKSUM_CODES or any(word in words for word in _CHECKSUM_WORDS):
         return _CHECKSUMS
     if status == 501:

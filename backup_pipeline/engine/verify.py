@@ -9,7 +9,7 @@ from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from backup_pipeline.engine.age import Identity
-from backup_pipeline.engine.catalog import read_manifest, record
+from backup_pipeline.engine.catalog import read_manifest, record_verdict
 from backup_pipeline.engine.compression import decompress
 from backup_pipeline.engine.crew import Crew, Tally, let_go, taken_from
 from backup_pipeline.engine.inventory import Inventory
@@ -56,8 +56,8 @@ def verify(
     Of one that is encrypted, where none of the `identities` is right, the stored bytes are
     compared, and no more: `opened` says so.
 
-    Raises `NotFound` where there is no such backup, `VerificationFailed` where its manifest
-    can't be read, and the errors of the store.
+    Raises `NotFound` where there is no such backup, or none any more, `VerificationFailed` where
+    its manifest can't be read, and the errors of the store.
     """
     started_at = clock()
     manifest = read_manifest(store, keys, name)
@@ -80,7 +80,7 @@ def verify(
         seconds=(ended_at - started_at).total_seconds(),
         opened=backup.is_readable,
     )
-    record(store, keys, name, entry)
+    record_verdict(store, keys, name, entry)
     return entry
 
 

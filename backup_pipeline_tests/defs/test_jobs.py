@@ -9,11 +9,9 @@ import dagster as dg
 import pytest
 from dagster._config.snap import snap_from_config_type
 
-from backup_pipeline.defs import jobs
 from backup_pipeline.defs.jobs import JOB, PRUNE, RESTORE, VERIFY
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
-from backup_pipeline.engine.catalog import read_catalog
-from backup_pipeline.engine.model import Catalog, State
+from backup_pipeline.engine.model import State
 from backup_pipeline.engine.names import Kind
 from backup_pipeline.engine.pins import pin
 from backup_pipeline.engine.postgres import Server
@@ -116,24 +114,23 @@ def test_a_damaged_manifest_fails_the_job_and_the_rest_is_verified(project: Proj
     assert second.data["passed"]
 
 
-def test_a_backup_that_is_pruned_meanwhile_is_no_failure(
+def test_what_a_prune_takes_meanwhile_is_passed_over(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert project.run().success
     assert project.run().success
     newest, older = project.backups()
+    read = project.memory.read
 
-    def read_catalog_and_prune(*arguments: Any) -> Catalog:
-        catalog = read_catalog(*arguments)
-        for kind in Kind:
-            project.memory.delete(KEYS.of(older.name, kind))
-        return catalog
+    def pruned(key: str, *args: Any, **options: Any) -> Iterator[bytes]:
+        if key == KEYS.of(newest.name, Kind.DUMP):
+            project.memory.delete(KEYS.of(older.name, Kind.MANIFEST))
+        return read(key, *args, **options)
 
-    monkeypatch.setattr(jobs, "read_catalog", read_catalog_and_prune)
+    monkeypatch.setattr(project.memory, "read", pruned)
     result, told = launch(project, VERIFY, "verified_backups")
-
     assert result.success
-    assert [row.data["backup"] for row in told["backups"].records] == [str(newest.name)]
+    assert (told["verified"], told["failed"]) == (1, 0)
 
 
 def test_a_backup_that_is_not_there_is_not_found(project: Project) -> None:

@@ -2,7 +2,7 @@
 
 import gzip
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -13,11 +13,13 @@ from backup_pipeline.engine.model import (
     Manifest,
     Progress,
     Report,
+    RetentionPolicy,
     Section,
     TableRows,
     silent,
 )
 from backup_pipeline.engine.names import BackupName, Keys, Kind
+from backup_pipeline.engine.prune import prune
 from backup_pipeline.engine.store import ObjectInfo
 from backup_pipeline.engine.verify import verify
 from backup_pipeline.errors import (
@@ -29,6 +31,7 @@ from backup_pipeline.errors import (
 )
 from backup_pipeline_tests.fakes import MemoryStore
 from backup_pipeline_tests.fakes_dump import ROWS, FakePostgres, section_sql
+from backup_pipeline_tests.made_backups import make_backup
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -91,6 +94,46 @@ def test_the_manifest_says_where_everything_is(codec: Codec) -> None:
         assert plain(stored, codec) == section_sql(member.section)
     assert manifest.tables == (TableRows("public", "trades", ROWS),)
     assert manifest.length == len(body)
+
+
+@pytest.mark.parametrize(
+    ("off", "said"),
+    [
+        (timedelta(days=-2000), "2000 days behind"),
+        (timedelta(hours=-5), "5 hours behind"),
+        (timedelta(minutes=16), "16 minutes ahead of"),
+        (timedelta(days=5), "5 days ahead of"),
+    ],
+)
+def test_a_server_whose_clock_is_wrong_does_not_make_a_backup_that_goes_at_once(
+    off: timedelta, said: str
+) -> None:
+    store = MemoryStore()
+    for days in (1, 2, 3):
+        make_backup(store, NOW - timedelta(days=days))
+    manifest = make(store, FakePostgres(lambda: NOW + off))
+    assert manifest.source.snapshot_at == NOW
+    assert manifest.remarks == (
+        f"the server's clock is {said} this machine's: the backup has this machine's time",
+    )
+    verify(store, KEYS, NAME, clock=lambda: NOW)
+    policy = RetentionPolicy(days=7, minimum=3)
+    assert prune(store, KEYS, "ahold_options", policy, now=NOW).deleted == ()
+    assert read_catalog(store, KEYS).backups[0].name == NAME
+
+
+@pytest.mark.parametrize("off", [timedelta(minutes=-14), timedelta(0), timedelta(minutes=14)])
+def test_a_server_whose_clock_may_be_right_is_believed(off: timedelta) -> None:
+    manifest = make(MemoryStore(), FakePostgres(lambda: NOW + off))
+    assert (manifest.source.snapshot_at, manifest.remarks) == (NOW + off, ())
+
+
+def test_a_snapshot_that_waited_long_for_its_locks_keeps_its_time() -> None:
+    """It is taken first; what a dump waits for may take any time after it."""
+    clock = iter([NOW, *[NOW + timedelta(hours=9)] * 9])
+    source = FakePostgres(lambda: NOW).dump_source("ahold_options")
+    manifest = back_up(source, MemoryStore(), KEYS, NAME, clock=lambda: next(clock))
+    assert (manifest.source.snapshot_at, manifest.remarks) == (NOW, ())
 
 
 def test_progress_counts_the_sql() -> None:

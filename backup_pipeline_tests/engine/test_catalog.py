@@ -7,12 +7,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from backup_pipeline.engine.catalog import (
-    find,
     newest,
+    read_backup,
     read_catalog,
     read_evidence,
     read_manifest,
     record,
+    record_verdict,
     survey,
     taken_by,
 )
@@ -20,6 +21,7 @@ from backup_pipeline.engine.documents import from_json, to_json
 from backup_pipeline.engine.index import write_index
 from backup_pipeline.engine.model import Act, Backup, Codec, EvidenceEntry, Manifest, State, Stray
 from backup_pipeline.engine.names import BackupName, Kind
+from backup_pipeline.engine.pins import pin
 from backup_pipeline.errors import NotFound, ObjectMissing, StoreUnreachable, VerificationFailed
 from backup_pipeline_tests.fakes import MemoryStore
 from backup_pipeline_tests.made_backups import (
@@ -186,10 +188,14 @@ def test_two_swapped_objects_are_not_verified(store: CountingStore) -> None:
     assert {backup.state for backup in read_catalog(store, KEYS).backups} == {State.UNVERIFIED}
 
 
-def test_a_missing_schema_archive_is_found(store: CountingStore) -> None:
+def test_a_backup_whose_schema_archive_is_missing_has_failed(store: CountingStore) -> None:
+    """Its dump was proved whole, and still every restore of it is refused."""
     name = make_backup(store, days_ago(1))
+    make_evidence(store, name, act=Act.DRILL)
     store.delete(KEYS.of(name, Kind.SCHEMA))
-    assert the_backup(store).findings == ("the schema archive beside the dump is missing",)
+    backup = the_backup(store)
+    assert (backup.state, backup.restored_at) == (State.FAILED, None)
+    assert backup.findings == ("the schema archive beside the dump is missing",)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[]", b'{"version": 2}'])
@@ -205,7 +211,7 @@ def test_evidence_that_cannot_be_read_proves_nothing_and_is_named(
 def test_evidence_of_another_backup_proves_nothing(store: CountingStore) -> None:
     name, other = (make_backup(store, days_ago(day)) for day in (1, 2))
     rewrite(store, name, Kind.EVIDENCE, store.objects[KEYS.of(other, Kind.EVIDENCE)].body)
-    backup = find(read_catalog(store, KEYS).backups, name)
+    backup = read_backup(store, KEYS, name)
     assert backup.state is State.UNVERIFIED
     assert str(other) in backup.findings[0]
 
@@ -428,6 +434,38 @@ def test_the_index_of_one_database_keeps_the_entries_of_the_others(store: Counti
     assert set(survey(store, KEYS, "a").index) == names
 
 
+def test_what_is_there_of_no_database_leaves_the_index_as_it_is(store: CountingStore) -> None:
+    name = make_backup(store, days_ago(1))
+    indexed(store)
+    assert set(survey(store, KEYS, "a_typo").index) == {str(name)}
+
+
+@pytest.mark.parametrize("verified", [True, False, None])
+def test_one_backup_is_read_by_its_name_whatever_ails_the_others(
+    store: CountingStore, verified: bool | None
+) -> None:
+    name = make_backup(store, days_ago(1), verified=verified)
+    pin(store, KEYS, name, "before the migration", clock=lambda: NOW)
+    expected = the_backup(store)
+    other = make_backup(store, days_ago(2))
+    store.broken.add(KEYS.of(other, Kind.MANIFEST))
+    store.reads.clear()
+    assert read_backup(store, KEYS, name) == expected
+    assert not [key for key in store.reads if not key.startswith(KEYS.stem(name))]
+
+
+def test_a_backup_that_is_deleted_while_it_is_read_is_not_found(store: CountingStore) -> None:
+    name = make_backup(store, days_ago(1))
+    entry = read_evidence(store, KEYS, name).entries[0]
+    store.delete(KEYS.of(name, Kind.MANIFEST))
+    store.delete(KEYS.of(name, Kind.EVIDENCE))
+    with pytest.raises(NotFound, match="was deleted while it was read"):
+        record_verdict(store, KEYS, name, entry)
+    assert KEYS.of(name, Kind.EVIDENCE) not in store.objects
+    with pytest.raises(NotFound, match="there is no backup"):
+        read_backup(store, KEYS, name)
+
+
 def backups_of(store: MemoryStore, *days: float) -> tuple[Backup, ...]:
     for day in days:
         make_backup(store, days_ago(day))
@@ -450,10 +488,3 @@ def test_taken_by_gives_the_newest_backup_at_or_before_a_moment(store: CountingS
         taken_by(backups, days_ago(3) - timedelta(seconds=1))
     with pytest.raises(NotFound, match="none at all"):
         taken_by([], datetime(2025, 1, 1, tzinfo=UTC))
-
-
-def test_find_gives_the_backup_of_a_name(store: CountingStore) -> None:
-    (backup,) = backups_of(store, 1)
-    assert find([backup], backup.name) is backup
-    with pytest.raises(NotFound):
-        find([], backup.name)

@@ -1,6 +1,7 @@
 """Prune: what it deletes, in which order, and everything that it never touches."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -450,6 +451,22 @@ def test_uploads_that_can_not_be_listed_are_named_and_do_not_hide_the_rest(store
     result = run(store)
     assert len(result.deleted) == 1
     assert result.failed[0].startswith("the open uploads could not be listed")
+
+
+def test_a_bucket_that_was_copied_keeps_what_nobody_has_looked_at_there(store: Bucket) -> None:
+    """A copy of a multipart object has another ETag, so what was proved of it counts no more."""
+    old = made(store, 10, 40, 70, 100, 400)  # days; the first is of December, as is the new one
+    for name in old:
+        key = KEYS.of(name, Kind.DUMP)
+        store.objects[key] = replace(store.objects[key], etag="that-of-the-copy-7")
+    made(store, 0)
+    policy = RetentionPolicy(days=7, minimum=1, monthly=4, yearly=2)
+    expired, *kept = old
+    result = prune(store, KEYS, DATABASE, policy, now=NOW)
+    assert result.deleted == (str(expired),)
+    for name in kept:
+        make_evidence(store, name)
+    assert prune(store, KEYS, DATABASE, policy, now=NOW).deleted == ()
 
 
 def test_a_prune_leaves_an_index_of_what_stays(store: Bucket) -> None:

@@ -79,13 +79,37 @@ def test_young_verified_backups_count_among_the_minimum() -> None:
     assert len(kept(WEEK, [backup(day) for day in (1, 2, 3, 10)])) == 3
 
 
-def test_unverified_and_failed_backups_do_not_count_among_the_minimum() -> None:
+def test_failed_backups_do_not_count_among_the_minimum() -> None:
     failed = backup(8, State.FAILED, findings=("one bit is flipped",))
-    backups = [failed, backup(9, State.UNVERIFIED), backup(20), backup(21), backup(22)]
-    decisions = decide(WEEK, backups, NOW)
-    assert [decision.keep for decision in decisions] == [False, False, True, True, True]
+    decisions = decide(WEEK, [failed, backup(20), backup(21), backup(22)], NOW)
+    assert [decision.keep for decision in decisions] == [False, True, True, True]
     assert decisions[0].reason == "8 days old, and failed verification: one bit is flipped"
-    assert decisions[1].reason == "9 days old, and is not verified"
+
+
+def test_unverified_backups_take_no_place_of_verified_ones() -> None:
+    backups = [backup(9, State.UNVERIFIED), backup(20), backup(21), backup(22), backup(23)]
+    decisions = decide(WEEK, backups, NOW)
+    assert [decision.keep for decision in decisions] == [True, True, True, True, False]
+    assert decisions[0].reason == "not verified; if it were, one of the 3 newest verified backups"
+    assert decisions[3].reason == "one of the 3 newest verified backups"
+
+
+def test_an_unverified_backup_expires_where_a_verified_one_would() -> None:
+    backups = [backup(8), backup(9), backup(10), backup(11, State.UNVERIFIED)]
+    assert decide(WEEK, backups, NOW)[3].reason == "11 days old, and is not verified"
+    many = [backup(day, State.UNVERIFIED) for day in range(8, 400)]
+    assert kept(WEEK, many) == many[:3]
+
+
+def test_an_unverified_backup_stays_for_its_month_until_it_is_known_to_be_bad() -> None:
+    policy = replace(DAYS_ONLY, monthly=2)
+    unseen = replace(taken("2025-11-30T12:00"), state=State.UNVERIFIED)
+    good = taken("2025-11-29T12:00")
+    assert reasons(policy, unseen, good) == [
+        "not verified; if it were, the newest verified backup of 2025-11 (monthly, 1 of 2)",
+        "the newest verified backup of 2025-11 (monthly, 1 of 2)",
+    ]
+    assert kept(policy, [replace(unseen, state=State.FAILED), good]) == [good]
 
 
 def test_a_backup_dated_in_the_future_stays_and_counts_for_nothing() -> None:
@@ -170,10 +194,10 @@ def test_the_reason_is_the_strongest_of_those_that_hold() -> None:
 
 
 def test_only_verified_backups_stand_for_their_day() -> None:
-    """A failed backup is no reason to let go of the good one before it."""
+    """A failed backup, or one unseen, is no reason to let go of the good one before it."""
     policy = replace(DAYS_ONLY, daily=1)
     backups = [backup(1, State.FAILED), backup(1.1, State.UNVERIFIED), backup(1.2), backup(-2)]
-    assert [b for b in kept(policy, backups) if b.taken_at <= NOW] == [backups[2]]
+    assert [b for b in kept(policy, backups) if b.taken_at <= NOW] == backups[1:3]
 
 
 def test_midnight_is_that_of_the_zone() -> None:

@@ -90,12 +90,14 @@ def tries(count: int) -> settings:
     return settings(max_examples=count, deadline=None)
 
 
-def counting(backups: Sequence[Backup], now: datetime, database: str) -> list[Backup]:
+def counting(
+    backups: Sequence[Backup], now: datetime, database: str, *states: State
+) -> list[Backup]:
     return [
         each
         for each in backups
         if each.name.database == database
-        and each.state is State.VERIFIED
+        and each.state in states
         and each.taken_at <= now + FUTURE_TOLERANCE
     ]
 
@@ -110,9 +112,11 @@ def _stays(policy: RetentionPolicy, one: Backup, backups: Sequence[Backup], now:
         return True
     if now - one.taken_at < timedelta(days=policy.days):
         return True
-    counted = counting(backups, now, one.name.database)
-    if one not in counted:
+    if one.state is State.FAILED:
         return False
+    # Who is not verified has those before it that might be; who is, only those that are as well.
+    rivals = {State.VERIFIED, one.state}
+    counted = counting(backups, now, one.name.database, *rivals)
     newer = [each for each in counted if (each.taken_at, each.name) > (one.taken_at, one.name)]
     if len(newer) < policy.minimum:
         return True
@@ -146,10 +150,36 @@ def test_the_minimum_the_young_and_the_pinned_stay_whatever_the_policy(
         young = now - each.taken_at < timedelta(days=policy.days)
         assert each in stay or not (young or each.pin is not None)
     for database in DATABASES:
-        verified = sorted(counting(backups, now, database), key=lambda b: b.taken_at, reverse=True)
+        counted = counting(backups, now, database, State.VERIFIED)
+        verified = sorted(counted, key=lambda b: b.taken_at, reverse=True)
         assert len([b for b in verified if b in stay]) >= min(policy.minimum, len(verified))
         if verified and policy.minimum:
             assert verified[0].taken_at in {b.taken_at for b in verified if b in stay}
+
+
+@tries(1500)
+@given(policies, histories, clocks)
+def test_an_unverified_backup_changes_nothing_for_the_others(
+    policy: RetentionPolicy, backups: list[Backup], now: datetime
+) -> None:
+    """What stays of the verified ones is what would stay if the unverified were not there."""
+    seen = [each for each in backups if each.state is not State.UNVERIFIED]
+    decisions = decide(policy, backups, now)
+    assert tuple(d for d in decisions if d.backup in seen) == decide(policy, seen, now)
+
+
+@tries(1500)
+@given(policies, histories, clocks)
+def test_an_unverified_backup_stays_only_where_it_would_if_it_were_verified(
+    policy: RetentionPolicy, backups: list[Backup], now: datetime
+) -> None:
+    """So the rules, which bound the number of verified ones, bound that of the others as well."""
+    good = [replace(b, state=State.VERIFIED) if b.state is not State.FAILED else b for b in backups]
+    unseen = {each.name for each in backups if each.state is State.UNVERIFIED}
+    stay, would = (
+        {d.backup.name for d in decide(policy, each, now) if d.keep} for each in (backups, good)
+    )
+    assert stay & unseen == would & unseen
 
 
 @tries(1500)

@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar, Literal
 from urllib.parse import urlsplit
 
@@ -17,7 +18,7 @@ from backup_pipeline.engine.rate import RateLimit
 from backup_pipeline.engine.s3 import S3Store
 from backup_pipeline.engine.s3_client import S3Connection
 from backup_pipeline.engine.s3_errors import from_botocore
-from backup_pipeline.engine.store import ObjectInfo, ObjectStore
+from backup_pipeline.engine.store import ObjectInfo, ObjectStore, Part
 from backup_pipeline.errors import (
     BackupPipelineError,
     BucketMissing,
@@ -188,6 +189,16 @@ class TestReading:
             with pytest.raises(StoreUnreachable, match="'k' in bucket"):
                 list(store.read("k"))
             assert wire.connections <= 1 + 2 * 2
+
+    def test_the_pauses_between_connections_that_bring_nothing_have_an_end(
+        self, stored: S3Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pauses: list[float] = []
+        monkeypatch.setattr(time, "sleep", pauses.append)
+        patient = replace(stored, max_attempts=10)
+        with wired(patient, *[1_000] * 40) as (store, _), pytest.raises(StoreUnreachable):
+            list(store.read("k"))
+        assert max(pauses) == 20
 
     def test_closing_early_closes_the_connection(self, stored: S3Connection) -> None:
         with wired(stored) as (store, wire):
@@ -389,20 +400,38 @@ class TestErrors:
         (501, "NotImplemented", "", StoreError, "If-None-Match"),
         (301, "PermanentRedirect", "", StoreError, "AWS_REGION"),
         (400, "EntityTooSmall", "", StoreError, "check"),
+        (400, "InvalidPart", "", StoreError, "check"),
+        (403, "InvalidObjectState", "", StoreError, "archived"),
+        (403, "QuotaExceeded", "", StoreError, "quota"),
+        (400, "InvalidRequest", "Content-MD5 OR x-amz-checksum- HTTP header is required",
+         StoreError, "unset BACKUP_S3_CHECKSUMS"),
     ],
 )  # fmt: skip
 def test_each_answer_has_one_meaning(
     status: int, code: str, said: str, expected: type[StoreError], hint: str
 ) -> None:
+    error = answered(status, code, said)
+    assert type(error) is expected
+    assert hint in error.hint
+
+
+def test_a_store_that_wants_parts_of_one_size_can_have_them() -> None:
+    error = answered(400, "InvalidPart", call="CompleteMultipartUpload")
+    assert type(error) is StoreError
+    assert "BACKUP_JOBS=1" in error.hint
+
+
+def answered(
+    status: int, code: str, said: str = "", *, call: str = "PutObject"
+) -> BackupPipelineError:
+    """What is made of an error that a store answers."""
     from botocore.exceptions import ClientError
 
     reply = {
         "Error": {"Code": code, "Message": said},
         "ResponseMetadata": {"HTTPStatusCode": status},
     }
-    error = from_botocore(ClientError(reply, "PutObject"), "PutObject", "k", "b")  # type: ignore[arg-type]  # the part of a reply that matters
-    assert type(error) is expected
-    assert hint in error.hint
+    return from_botocore(ClientError(reply, call), call, "k", "b")  # type: ignore[arg-type]  # the part of a reply that matters
 
 
 @pytest.mark.parametrize(
@@ -446,6 +475,62 @@ def _has_checksum(store: S3Store) -> bool:
     body = store._client.get_object(Bucket=store._bucket, Key="k")
     body["Body"].close()
     return "ChecksumCRC32" in body
+
+
+class Answering:
+    """A server that gives one answer to everything."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer  # noqa: N815 - theirs
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def __enter__(self) -> S3Store:
+        url = f"http://127.0.0.1:{self._server.server_port}"
+        return S3Store(S3Connection("bucket", url, "us-east-1", "key", CANARY, max_attempts=1))
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.mark.parametrize("body", [b"<html><body>Sign in</body></html>", b"<br>Sign in", b"", b"{}"])
+def test_a_web_page_where_s3_should_be_is_told_from_a_store(body: bytes) -> None:
+    with Answering(200, body) as store:
+        asking: list[Callable[[], object]] = [
+            lambda: store.head("k"),
+            lambda: list(store.read("k")),
+            lambda: store.put("k", b"hello"),
+            lambda: list(store.list("")),
+            lambda: store.create_upload("k", {"backup-id": "1"}),
+            lambda: store.upload_part("k", "id", 1, b"hello"),
+            lambda: store.complete_upload("k", "id", [Part(1, "e", 5)], {"backup-id": "1"}),
+        ]
+        for ask in asking:
+            with pytest.raises(StoreError) as caught:
+                ask()
+            assert "AWS_ENDPOINT_URL_S3 has the port of S3" in caught.value.hint
+
+
+def test_a_store_may_answer_that_there_is_nothing_to_delete() -> None:
+    said = b"<Error><Code>NoSuchKey</Code><Message>no such key</Message></Error>"
+    with Answering(404, said) as store:
+        store.delete("k")
+    with Answering(404, said.replace(b"Key", b"Bucket")) as store, pytest.raises(BucketMissing):
+        store.delete("k")
 
 
 def test_making_a_store_neither_connects_nor_loads_botocore() -> None:

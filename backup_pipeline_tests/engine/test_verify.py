@@ -26,6 +26,7 @@ from backup_pipeline.engine.model import (
     TableRows,
 )
 from backup_pipeline.engine.names import BackupName, Keys, Kind
+from backup_pipeline.engine.store import ObjectInfo
 from backup_pipeline.engine.verify import verify
 from backup_pipeline.errors import NotFound, StoreUnreachable, VerificationFailed
 from backup_pipeline_tests.fakes import MemoryStore
@@ -343,6 +344,21 @@ def test_a_manifest_of_another_backup_is_refused(store: MemoryStore, manifest: M
 def test_a_backup_that_is_not_there_is_not_found(store: MemoryStore) -> None:
     with pytest.raises(NotFound):
         verify(store, KEYS, NAME, clock=lambda: NOW)
+
+
+def test_a_prune_beside_it_makes_no_false_alarm_and_leaves_nothing(manifest: Manifest) -> None:
+    """The manifest is read, and then a prune takes the whole backup away."""
+
+    class Pruned(MemoryStore):
+        def head(self, key: str) -> ObjectInfo:
+            self.objects.clear()
+            return super().head(key)
+
+    pruned = Pruned()
+    pruned.put(MANIFEST, to_json(manifest))
+    with pytest.raises(NotFound, match="was deleted while it was read"):
+        verify(pruned, KEYS, NAME, clock=lambda: NOW)
+    assert not pruned.objects
 
 
 def test_an_object_written_again_voids_the_evidence(store: MemoryStore, manifest: Manifest) -> None:

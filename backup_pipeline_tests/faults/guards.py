@@ -458,6 +458,22 @@ MUTATIONS = (
         "",
         ("engine/test_history.py::test_the_bucket_is_the_history",),
     ),
+    Mutation(
+        "a backup without its schema archive has failed",
+        "catalog.py",
+        "        state = State.FAILED\n",
+        "",
+        ("engine/test_catalog.py::test_a_backup_whose_schema_archive_is_missing_has_failed",),
+    ),
+    Mutation(
+        "a server whose clock is far behind makes no backup that is old at once",
+        "backup.py",
+        "    if said < started_at - SKEW_WRONG:\n",
+        "    if False:\n",
+        (
+            "engine/test_backup.py::test_a_server_whose_clock_is_wrong_does_not_make_a_backup_that_goes_at_once",
+        ),
+    ),
     # retention
     Mutation(
         "nothing is deleted while the newest backup is not verified",
@@ -487,8 +503,8 @@ MUTATIONS = (
     Mutation(
         "a backup dated in the future does not count among the minimum",
         "retention.py",
-        "if b.state is State.VERIFIED and not dated_in_future(b, now)",
-        "if b.state is State.VERIFIED",
+        "if b.state is not State.FAILED and not dated_in_future(b, now)",
+        "if b.state is not State.FAILED",
         (
             "engine/test_retention.py::test_a_backup_dated_in_the_future_stays_and_counts_for_nothing",
         ),
@@ -496,10 +512,24 @@ MUTATIONS = (
     Mutation(
         "only verified backups count among the minimum",
         "retention.py",
-        "if b.state is State.VERIFIED and not dated_in_future(b, now)",
+        "[b for b in whole if b.state is State.VERIFIED]",
+        "whole",
+        ("engine/test_retention.py::test_unverified_backups_take_no_place_of_verified_ones",),
+    ),
+    Mutation(
+        "failed backups count for nothing",
+        "retention.py",
+        "if b.state is not State.FAILED and not dated_in_future(b, now)",
         "if not dated_in_future(b, now)",
+        ("engine/test_retention.py::test_failed_backups_do_not_count_among_the_minimum",),
+    ),
+    Mutation(
+        "unverified backups stay where verified ones would",
+        "retention.py",
+        "        if backup.name in would_be\n",
+        "        if False\n",
         (
-            "engine/test_retention.py::test_unverified_and_failed_backups_do_not_count_among_the_minimum",
+            "engine/test_prune.py::test_a_bucket_that_was_copied_keeps_what_nobody_has_looked_at_there",
         ),
     ),
     Mutation(
@@ -670,14 +700,14 @@ MUTATIONS = (
     Mutation(
         "no digest of what is encrypted stands in the manifest",
         "backup.py",
-        "            members, contents = without_digests(members, contents)\n",
+        "                members, contents = without_digests(members, contents)\n",
         "",
         ("engine/test_sealing.py::test_nothing_in_the_bucket_tells_of_rows_or_definitions",),
     ),
     Mutation(
         "the archive of an encrypted backup is encrypted",
         "backup.py",
-        "            archive = encrypted(archive, recipients)\n",
+        "                archive = encrypted(archive, recipients)\n",
         "",
         ("engine/test_sealing.py::test_nothing_in_the_bucket_tells_of_rows_or_definitions",),
     ),
@@ -1252,16 +1282,16 @@ MUTATIONS = (
     Mutation(
         "a backup that is not verified is nothing to rely on",
         "requirement.py",
-        "backup.state is State.VERIFIED and timedelta(0)",
-        "timedelta(0)",
+        "if backup.state is State.VERIFIED and fresh:",
+        "if fresh:",
         ("test_requirement.py::test_one_that_is_not_verified_counts_for_nothing",),
         folder="",
     ),
     Mutation(
         "a backup dated in the future is nothing to rely on",
         "requirement.py",
-        "timedelta(0) <= age < timedelta(hours=hours)",
-        "age < timedelta(hours=hours)",
+        " and not dated_in_future(backup, now)",
+        "",
         ("test_requirement.py::test_one_that_is_dated_in_the_future_counts_for_nothing",),
         folder="",
     ),
