@@ -62,7 +62,7 @@ _ADVICE = {
 }
 # What an owner may set to end a session or its work; some came with later versions.
 _ENDLESS = """
-    SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
+    SELECT set_config(name, '0', false) FROM pg_settings
     WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout',
                    'idle_session_timeout', 'idle_in_transaction_session_timeout')
 """
@@ -167,10 +167,10 @@ class Server:
         # Closed without a word more: the server undoes what is not committed.
         with closing(connection):
             try:
-                # What takes long here takes long, and a session may have to wait for others.
-                connection.execute(_ENDLESS)
                 # Nobody's function or operator may stand in for one of pg_catalog's.
                 connection.execute("SET search_path = pg_catalog")
+                # What takes long here takes long, and a session may have to wait for others.
+                connection.execute(_ENDLESS)
                 # Of the styles that an owner may set for a database, psycopg reads this one.
                 connection.execute("SET DateStyle = ISO")
                 # Names and rows are read and written as the database has them.

@@ -18,7 +18,7 @@ from backup_pipeline.engine.model import Progress
 from backup_pipeline.engine.names import BackupName, Keys
 from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.restore import restore
-from backup_pipeline.errors import PostgresFailed, TargetExists, TargetUnsuitable
+from backup_pipeline.errors import PostgresFailed, TargetExists, TargetInUse, TargetUnsuitable
 from backup_pipeline_tests.fakes import MemoryStore
 from backup_pipeline_tests.integration.databases import (
     contents,
@@ -180,7 +180,7 @@ def test_sessions_that_the_role_may_not_end_keep_their_database(
     restore(store, KEYS, name, humble, target, clock=now)
     names = databases(postgres18)
     with psycopg.connect(postgres18.dsn(target), autocommit=True) as superuser:
-        with pytest.raises(PostgresFailed, match="permission denied to terminate process"):
+        with pytest.raises(TargetInUse, match=r"may not end all sessions on .*: postgres \(pid"):
             restore(store, KEYS, name, humble, target, replace=True, disconnect=True, clock=now)
         assert superuser.execute("SELECT count(*) FROM public.one").fetchone() == (1000,)
     assert databases(postgres18) == names

@@ -19,7 +19,6 @@ from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.restore import restore
 from backup_pipeline.engine.source import read_source
 from backup_pipeline.engine.target import leftovers
-from backup_pipeline.errors import TargetInUse
 from backup_pipeline_tests.fakes import MemoryStore
 from backup_pipeline_tests.integration.databases import (
     assert_equal,
@@ -304,21 +303,6 @@ def test_an_autovacuum_worker_keeps_no_plain_role_from_switching(
                 store, KEYS, NAME, live, "live", replace=True, disconnect=True, clock=now
             )
         assert result.previous in databases(postgres18)
-
-
-def test_a_session_of_a_superuser_is_named_where_a_plain_role_may_not_end_it(
-    postgres18: EmbeddedPostgres,
-) -> None:
-    with plain_role(postgres18) as plain:
-        with plain.connect() as admin:
-            admin.execute("CREATE DATABASE live TEMPLATE template0")
-        live = plain.using("live")
-        store = make(live, postgres18)
-        with (
-            psycopg.connect(postgres18.dsn("live")),
-            pytest.raises(TargetInUse, match=r"may not end all sessions on 'live': postgres \(pid"),
-        ):
-            restore(store, KEYS, NAME, live, "live", replace=True, disconnect=True, clock=now)
 
 
 def test_what_another_role_has_left_is_no_reason_to_do_without_a_restore(
