@@ -21,7 +21,7 @@ from backup_pipeline.engine.names import BackupName, Keys, Kind
 from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.engine.verify import verify
-from backup_pipeline.errors import PostgresFailed, TargetUnsuitable
+from backup_pipeline.errors import NotFound, PostgresFailed, TargetUnsuitable
 from backup_pipeline_tests.integration.databases import (
     databases,
     live_database,
@@ -117,6 +117,20 @@ def meddling(postgres: EmbeddedPostgres, script: str) -> Report:
                 meddler.execute(script)
 
     return report
+
+
+def test_a_backup_that_is_deleted_under_a_drill_gets_no_evidence(
+    market: Manifest, store: ObjectStore, postgres18: EmbeddedPostgres
+) -> None:
+    name = BackupName.parse(market.name)
+
+    def pruned(progress: Progress) -> None:
+        if progress.stage == "compare":
+            store.delete(KEYS.of(name, Kind.MANIFEST))
+
+    with pytest.raises(NotFound, match="was deleted while it was read"):
+        prove(market, store, postgres18, report=pruned)
+    assert read_evidence(store, KEYS, name).entries == ()
 
 
 @pytest.mark.parametrize(
