@@ -41,6 +41,7 @@ from backup_pipeline.version import __version__
 
 # What SQL becomes is smaller than the tables on disk by about so much.
 _SMALLER = 4
+_OUR_TIME = "this machine's: the backup has this machine's time"
 
 
 def back_up(
@@ -128,8 +129,7 @@ def _taken_at(
         off, way = said - opened_at, "ahead of"
     else:
         return said, ()
-    remark = f"the server's clock is {_span(off)} {way} this machine's: the backup has this"
-    return opened_at, (f"{remark} machine's time",)
+    return opened_at, (f"the server's clock is {_span(off)} {way} {_OUR_TIME}",)
 
 
 def _span(length: timedelta) -> str:
