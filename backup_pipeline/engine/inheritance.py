@@ -45,7 +45,8 @@ def read_inheritance(connection: "Connection", encoding: str) -> Inheritance:
             top = tops[top]
         tops[child] = top
     wanted = {*tops.values(), *parents, *(each for some in parents.values() for each in some)}
-    columns: dict[int, tuple[str, ...]] = {  # of those that have any
+    # Of those that have any.
+    columns: dict[int, tuple[str, ...]] = {
         oid: tuple(decoded(name, encoding) for name in found)
         for oid, found in connection.execute(_COLUMNS, [list(wanted)]).fetchall()
     }

@@ -99,7 +99,12 @@ class Server:
         return replace(self, parameters={**self.parameters, "dbname": database})
 
     def with_option(self, name: str, value: str) -> "Server":
-        """The same server, with sessions that begin with this setting."""
+        """The same server, with sessions that begin with this setting.
+
+        One that is a service has options that libpq alone knows, and stays as it is.
+        """
+        if "service" in self._explicit():
+            return self
         options = f"{self._resolved().get('options', '')} -c {name}={value}".lstrip()
         return replace(self, parameters={**self.parameters, "options": options})
 

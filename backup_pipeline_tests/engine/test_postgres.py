@@ -135,6 +135,15 @@ def test_a_child_is_led_to_the_very_server_of_the_connection(
     assert not env.keys() & {"PGSERVICE", "PGSERVICEFILE"}
 
 
+def test_an_option_comes_beside_those_that_are_there(server: Server) -> None:
+    both = Server.of(server.dsn, options="-c work_mem=5MB").with_option("jit", "off")
+    with both.connect() as connection:
+        shown = "SELECT current_setting('work_mem'), current_setting('jit')"
+        assert connection.execute(shown).fetchone() == ("5MB", "off")
+    # What a service has among its options only libpq knows, so nothing takes their place.
+    assert Server.of("service=x").with_option("jit", "off") == Server.of("service=x")
+
+
 def test_a_child_asks_nobody_again_where_a_name_leads(
     postgres: EmbeddedPostgres, server: Server
 ) -> None:
