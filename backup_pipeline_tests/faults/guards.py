@@ -170,11 +170,12 @@ MUTATIONS = (
         ("faults/test_backup_faults.py::test_a_table_that_somebody_wants_before_pg_dump_has_it",),
     ),
     Mutation(
-        "no timeout of the database's owner ends a dump",
-        "dump.py",
-        '            connection.execute("SET idle_in_transaction_session_timeout = 0")\n',
+        "no timeout of the database's owner ends a session",
+        "postgres.py",
+        "                connection.execute(_ENDLESS)\n",
         "",
         (
+            "integration/test_unusual_databases.py::test_timeouts_that_an_owner_has_set_end_nothing",
             "integration/test_parallel_dump.py::test_the_coordinator_outlives_the_patience_of_the_server",
         ),
     ),
@@ -1344,13 +1345,6 @@ MUTATIONS = (
         (
             "integration/test_unusual_databases.py::test_rows_are_compared_whatever_the_time_zone_and_the_style_of_either_database",
         ),
-    ),
-    Mutation(
-        "timeouts of an owner end nothing",
-        "postgres.py",
-        "                connection.execute(_ENDLESS)\n",
-        "",
-        ("integration/test_unusual_databases.py::test_timeouts_that_an_owner_has_set_end_nothing",),
     ),
     Mutation(
         "a database is dropped without the right to end an autovacuum worker",
