@@ -157,12 +157,14 @@ def _comment(database: str, text: str | None) -> sql.Composed:
 
 def _drop(server: Server, admin: "psycopg.Connection[TupleRow]", name: str) -> None:
     drop = sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name))
-    try:
-        # An autovacuum worker makes way for it; with FORCE that takes the right to end it.
-        admin.execute(drop)
-    except pg.ObjectInUse:
-        _drop_subscriptions(server, name)
-        admin.execute(drop + sql.SQL(" WITH (FORCE)"))
+    forced = drop + sql.SQL(" WITH (FORCE)")
+    # An autovacuum worker makes way for the first; for the second it takes the right to end it.
+    for statement in (drop, forced):
+        with suppress(pg.ObjectInUse):
+            admin.execute(statement)
+            return
+    _drop_subscriptions(server, name)
+    admin.execute(forced)
 
 
 def _drop_subscriptions(server: Server, name: str) -> None:

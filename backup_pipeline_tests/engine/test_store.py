@@ -306,19 +306,22 @@ def test_a_slow_network_is_no_stalled_one(
     assert part.size == 16 * MIB
 
 
+def ways_of_asking(store: S3Store) -> list[Callable[[], object]]:
+    """A call of each kind that needs nothing to be there."""
+    return [
+        lambda: store.head("k"),
+        lambda: list(store.read("k")),
+        lambda: store.put("k", b"hello"),
+        lambda: list(store.list("")),
+        lambda: store.create_upload("k", {"backup-id": "1"}),
+    ]
+
+
 class TestErrors:
     def refused(self, connection: S3Connection) -> list[BackupPipelineError]:
         """What each way of asking says."""
-        store = S3Store(connection)
-        asking: list[Callable[[], object]] = [
-            lambda: store.head("k"),
-            lambda: list(store.read("k")),
-            lambda: store.put("k", b"hello"),
-            lambda: list(store.list("")),
-            lambda: store.create_upload("k", {"backup-id": "1"}),
-        ]
         errors = []
-        for ask in asking:
+        for ask in ways_of_asking(S3Store(connection)):
             with pytest.raises(BackupPipelineError) as caught:
                 ask()
             errors.append(caught.value)
@@ -511,11 +514,7 @@ class Answering:
 def test_a_web_page_where_s3_should_be_is_told_from_a_store(body: bytes) -> None:
     with Answering(200, body) as store:
         asking: list[Callable[[], object]] = [
-            lambda: store.head("k"),
-            lambda: list(store.read("k")),
-            lambda: store.put("k", b"hello"),
-            lambda: list(store.list("")),
-            lambda: store.create_upload("k", {"backup-id": "1"}),
+            *ways_of_asking(store),
             lambda: store.upload_part("k", "id", 1, b"hello"),
             lambda: store.complete_upload("k", "id", [Part(1, "e", 5)], {"backup-id": "1"}),
         ]
