@@ -47,6 +47,16 @@ class BackupPipelineError(Exception):
         self.message = message
         self.hint = hint or self.default_hint
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What else went wrong on the way out, such as what could not be taken back."""
+        return notes_of(self)
+
+
+def notes_of(error: BaseException) -> tuple[str, ...]:
+    """What `add_note` added to an error (PEP 678)."""
+    return tuple(getattr(error, "__notes__", ()))
+
 
 class InvalidInput(BackupPipelineError):
     """A flag, a setting or a name can't be used."""

@@ -191,6 +191,7 @@ def test_an_error_is_one_document_for_programs(cli: Any, store: MemoryStore) -> 
         "error": "NotFound",
         "message": "there is no backup ahold_options_2025-12-16_230000 in s3://memory in memory",
         "hint": "`backup-pipeline list` shows what there is.",
+        "notes": [],
         "exit_code": 4,
     }
     assert ran.err == ""
@@ -220,6 +221,20 @@ def test_an_interruption_ends_with_130(cli: Any, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Settings, "store", interrupted)
     assert cli("list").code == 130
     assert cli("list", "--json").document["error"] == "Interrupted"
+
+
+@pytest.mark.parametrize("error", [errors.StoreUnreachable("gone"), KeyboardInterrupt()])
+def test_what_an_error_left_behind_is_told_with_it(
+    cli: Any, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    error.add_note("a part was left")
+
+    def failing(_: Settings) -> MemoryStore:
+        raise error
+
+    monkeypatch.setattr(Settings, "store", failing)
+    assert "note: a part was left" in cli("list").err.splitlines()
+    assert cli("list", "--json").document["notes"] == ["a part was left"]
 
 
 @pytest.mark.parametrize("error", errors.BackupPipelineError.__subclasses__())

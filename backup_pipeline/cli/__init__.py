@@ -25,7 +25,7 @@ from backup_pipeline.cli.output import printable
 from backup_pipeline.cli.restore import restore
 from backup_pipeline.cli.show import list_backups, show
 from backup_pipeline.cli.sync import sync
-from backup_pipeline.errors import BackupPipelineError, InvalidInput, NotConfirmed
+from backup_pipeline.errors import BackupPipelineError, InvalidInput, NotConfirmed, notes_of
 
 INTERRUPTED = 130
 
@@ -84,6 +84,9 @@ def run(arguments: Sequence[str]) -> int:
             refused = NotConfirmed("the input ended before anybody said yes")
             return _show(refused, refused.exit_code, as_json=as_json)
         stopped = BackupPipelineError("interrupted", hint="Run the command again.")
+        # Click puts an error of its own in the place of the interruption.
+        for note in notes_of(error.__cause__ or error):
+            stopped.add_note(note)
         return _show(stopped, INTERRUPTED, as_json=as_json)
     except Exception as error:  # noqa: BLE001 - beyond this nobody is left to tell the operator
         unforeseen = BackupPipelineError(
@@ -102,11 +105,14 @@ def _show(error: BackupPipelineError, exit_code: int, *, as_json: bool) -> int:
             "error": "Interrupted" if exit_code == INTERRUPTED else type(error).__name__,
             "message": error.message,
             "hint": error.hint,
+            "notes": error.notes,
             "exit_code": exit_code,
         }
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
     else:
-        click.echo(f"error: {printable(error.message)}\nhint: {printable(error.hint)}", err=True)
+        told = [("error", error.message), *(("note", note) for note in error.notes)]
+        for word, text in (*told, ("hint", error.hint)):
+            click.echo(f"{word}: {printable(text)}", err=True)
     return exit_code
 
 

@@ -94,7 +94,7 @@ def backup(
 def _said(error: Exception) -> tuple[str, ...]:
     """What people are told of an error."""
     if isinstance(error, BackupPipelineError):
-        return error.message, f"hint: {error.hint}"
+        return error.message, *error.notes, f"hint: {error.hint}"
     # Its text is not ours, and may hold what should not leave this machine.
     return (f"{type(error).__name__}: this should not happen; the log of this run says more",)
 

@@ -31,7 +31,7 @@ Step = dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecution
 def as_failure(error: BackupPipelineError, metadata: Mapping[str, Any] | None = None) -> dg.Failure:
     """An error as Dagster shows it: what happened, what to do, and the exit code it stands for."""
     failure = dg.Failure(
-        description=f"{error.message}\n{error.hint}",
+        description="\n".join((error.message, *error.notes, error.hint)),
         metadata={
             **(metadata or {}),
             "error": type(error).__name__,

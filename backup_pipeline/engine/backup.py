@@ -1,6 +1,5 @@
 """One backup: dump, compress, upload, manifest; complete or absent."""
 
-import contextlib
 import hashlib
 import uuid
 from collections import deque
@@ -233,6 +232,8 @@ def _commit(
         for kind in reversed(made):
             # The first error is the one to report; an object without a manifest is no backup,
             # and the catalog names it.
-            with contextlib.suppress(StoreError):
+            try:
                 store.delete(keys.of(name, kind))
+            except StoreError as failure:
+                error.add_note(f"{keys.of(name, kind)} was left: {failure.message}")
         raise

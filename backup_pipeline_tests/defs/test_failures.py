@@ -51,9 +51,11 @@ def outcome_of_last_run(project: Project) -> Outcome:
 def test_every_error_keeps_its_message_hint_and_exit_code(
     cls: type[errors.BackupPipelineError],
 ) -> None:
-    failure = as_failure(cls("what happened", hint="what to do"))
+    error = cls("what happened", hint="what to do")
+    error.add_note("what was left")
+    failure = as_failure(error)
 
-    assert failure.description == "what happened\nwhat to do"
+    assert failure.description == "what happened\nwhat was left\nwhat to do"
     assert failure.metadata["error"].value == cls.__name__
     assert failure.metadata["exit_code"].value == cls.exit_code
     assert failure.metadata["hint"].value == "what to do"

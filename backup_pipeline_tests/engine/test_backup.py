@@ -177,6 +177,25 @@ def test_a_failure_after_the_object_is_complete_takes_it_back(
     assert_absent(store)
 
 
+def test_what_can_not_be_taken_back_is_told_with_the_first_error() -> None:
+    class Failing(MemoryStore):
+        def put(self, key: str, body: bytes, *, overwrite: bool = False) -> ObjectInfo:
+            if key.endswith(Kind.MANIFEST):
+                raise StoreUnreachable("gone")
+            return super().put(key, body, overwrite=overwrite)
+
+        def delete(self, key: str) -> None:
+            if key.endswith(Kind.SCHEMA):
+                raise StoreUnreachable("still gone")
+            super().delete(key)
+
+    store = Failing()
+    with pytest.raises(StoreUnreachable, match="gone") as failed:
+        make(store)
+    (left,) = [info.key for info in store.list("")]
+    assert failed.value.notes == (f"{left} was left: still gone",)
+
+
 def test_output_without_pg_dumps_closing_line_is_no_backup(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("backup_pipeline_tests.fakes_dump._CLOSING", b"")
     store = MemoryStore()

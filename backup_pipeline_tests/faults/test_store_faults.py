@@ -50,6 +50,8 @@ KEYS = Keys("backups/postgres/")
 CALLS = ("CreateMultipartUpload", "UploadPart", "PutObject", "CompleteMultipartUpload")
 """What a backup asks of the store."""
 ATTEMPTS = 3
+SILENCE = 1.5
+"""Seconds without a byte that end a call: a busy store deletes in less what a failure left."""
 FAULTS = {
     "500": answers(500, "InternalError"),
     "503 SlowDown": answers(503, "SlowDown"),
@@ -143,7 +145,7 @@ def test_a_fault_that_passes_costs_a_retry_and_no_backup(
     for number, call in enumerate(chance.some(CALLS, 2)):
         faulty_s3.heal()
         rule = faulty_s3.on(call, fault, times=1)
-        make(faulty_store(read_timeout=0.5, max_attempts=ATTEMPTS), a_name(number))
+        make(faulty_store(read_timeout=SILENCE, max_attempts=ATTEMPTS), a_name(number))
         assert rule.met > 0
         assert verify(store, KEYS, a_name(number), clock=now).passed
         abort_nameless_uploads(store, call)
@@ -158,7 +160,7 @@ def test_a_fault_that_stays_ends_in_an_error_after_a_few_tries_and_nothing_is_le
         faulty_s3.heal()
         faulty_s3.on(call, fault)
         begun = time.monotonic()
-        failing = faulty_store(read_timeout=0.5, max_attempts=2)
+        failing = faulty_store(read_timeout=SILENCE, max_attempts=2)
         if (fault, call) in SETTLED:
             make(failing, a_name())
             assert verify(store, KEYS, a_name(), clock=now).passed
@@ -171,7 +173,7 @@ def test_a_fault_that_stays_ends_in_an_error_after_a_few_tries_and_nothing_is_le
             assert_absent(store)
         # A backup has two objects to PUT.
         assert faulty_s3.seen.count(call) <= 2 * 2
-        # Two tries of half a second each, a pause between, and much patience for a busy machine.
+        # Two tries of a second and a half each, a pause between, and much patience for a busy machine.
         assert time.monotonic() - begun < 60
 
 
@@ -185,7 +187,7 @@ def test_a_part_that_stalls_in_the_middle_of_a_real_dump_ends_it(
     faulty_s3.on("UploadPart", stalls, skip=1)
     source = PostgresDumpSource(noisy, [postgres18.bin_dir])
     # What is being sent is timed by the one, and what is being received by the other.
-    slow = faulty_store(connect_timeout=0.5, read_timeout=0.5, max_attempts=2)
+    slow = faulty_store(connect_timeout=SILENCE, read_timeout=SILENCE, max_attempts=2)
     with pytest.raises(StoreUnreachable, match="UploadPart"):
         back_up(source, slow, KEYS, a_name(), clock=now)
     assert_absent(store)
@@ -237,7 +239,7 @@ def test_a_fault_that_passes_while_reading_costs_a_retry_and_no_alarm(
     fault: Fault, backup: BackupName, faulty_store: FaultyStore, faulty_s3: FaultyS3
 ) -> None:
     rule = faulty_s3.on("GetObject", fault, times=1, key_ends=Kind.DUMP)
-    reading = faulty_store(read_timeout=0.5, max_attempts=ATTEMPTS)
+    reading = faulty_store(read_timeout=SILENCE, max_attempts=ATTEMPTS)
     assert verify(reading, KEYS, backup, clock=now).passed
     assert rule.met > 1
 
@@ -254,7 +256,7 @@ def test_a_fault_that_stays_while_restoring_leaves_the_target_as_it_was(
     before = databases(postgres18)
     # The first time the dump is read to verify it, and then to load it.
     faulty_s3.on("GetObject", fault, skip=1, key_ends=Kind.DUMP)
-    reading = faulty_store(read_timeout=0.5, max_attempts=2)
+    reading = faulty_store(read_timeout=SILENCE, max_attempts=2)
     with pytest.raises(StoreUnreachable, match="GetObject"):
         restore(reading, KEYS, backup, small, small.database, replace=True, clock=now)
     assert databases(postgres18) == before
