@@ -142,7 +142,8 @@ def restore(
         update={"limit_rate": limit_rate}
     )
     identities = settings.identities()
-    plan = _plan(settings, Choice(latest, at, name), into, replace=replace, add=add)
+    choice = Choice(latest, at, name)
+    plan = _plan(output, settings, choice, into, replace=replace, add=add)
     _describe(output, plan, settings.zone)
     if plan.exists and not (replace or add):
         raise TargetExists(f"there is a database {plan.target!r} already")
@@ -161,12 +162,18 @@ def restore(
 
 
 def _plan(
-    settings: "Settings", choice: Choice, into: str | None, *, replace: bool, add: bool
+    output: Output,
+    settings: "Settings",
+    choice: Choice,
+    into: str | None,
+    *,
+    replace: bool,
+    add: bool,
 ) -> Plan:
     from backup_pipeline.engine.choice import database_name, new_database
     from backup_pipeline.engine.restore import database_exists
 
-    backup = _choose(settings, choice)
+    backup = _choose(output, settings, choice)
     if into is not None:
         target = database_name(into)
     else:
@@ -176,7 +183,7 @@ def _plan(
     return Plan(backup, server, target, exists=exists, replace=replace, add=add)
 
 
-def _choose(settings: "Settings", choice: Choice) -> "Backup":
+def _choose(output: Output, settings: "Settings", choice: Choice) -> "Backup":
     from backup_pipeline.engine.choice import backup_at, named_backup, newest_backup, parse_moment
     from backup_pipeline.engine.names import BackupName
 
@@ -185,8 +192,8 @@ def _choose(settings: "Settings", choice: Choice) -> "Backup":
         return named_backup(store, keys, BackupName.parse(choice.name))
     if choice.at is not None:
         moment = parse_moment(choice.at, settings.zone)
-        return backup_at(store, keys, settings.database, moment, now)
-    return newest_backup(store, keys, settings.database, now)
+        return backup_at(store, keys, settings.database, moment, now, output.warn)
+    return newest_backup(store, keys, settings.database, now, output.warn)
 
 
 def _describe(output: Output, plan: Plan, zone: "ZoneInfo") -> None:

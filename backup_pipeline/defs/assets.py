@@ -198,7 +198,7 @@ def _restore_proof(database: Database) -> dg.AssetsDefinition:
         bucket, postgres = database.bucket(context), database.postgres(context)
         with failing_clearly(context):
             store, keys = bucket.store(), bucket.backup_keys()
-            name = chosen_backup(database, store, keys, config.backup).name
+            name = chosen_backup(database, context, store, keys, config.backup).name
             server = postgres.drill_server(database.name)
             context.log.info(f"restoring {name} into a scratch database on {server.describe()}")
             result = drill(

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from backup_pipeline.defs import metadata
 from backup_pipeline.defs.database import Database
-from backup_pipeline.defs.failures import as_failure, deletions_failed, failing_clearly
+from backup_pipeline.defs.failures import Step, as_failure, deletions_failed, failing_clearly
 from backup_pipeline.defs.runs import LATEST, chosen_backup
 from backup_pipeline.engine.catalog import read_catalog
 from backup_pipeline.engine.choice import database_name, new_database
@@ -116,7 +116,7 @@ def restore_job(database: Database) -> dg.JobDefinition:
         bucket = database.bucket(context)
         with failing_clearly(context):
             store, keys = bucket.store(in_haste=True), bucket.backup_keys()
-            backup = chosen_backup(database, store, keys, config.backup)
+            backup = chosen_backup(database, context, store, keys, config.backup)
             target = database_name(config.target or new_database(backup.name))
             postgres = database.postgres(context)
             server = postgres.server(database.name)
@@ -183,7 +183,7 @@ def verify_job(database: Database) -> dg.JobDefinition:
             )
             entries: dict[str, EvidenceEntry] = {}
             unreadable: dict[str, str] = {}
-            for name in _names(database, store, keys, config.backup):
+            for name in _names(database, context, store, keys, config.backup):
                 try:
                     entries[str(name)] = reading(name)
                 except VerificationFailed as error:
@@ -215,9 +215,11 @@ def verify_job(database: Database) -> dg.JobDefinition:
     return verify_backups
 
 
-def _names(database: Database, store: ObjectStore, keys: Keys, which: str) -> list[BackupName]:
+def _names(
+    database: Database, context: Step, store: ObjectStore, keys: Keys, which: str
+) -> list[BackupName]:
     if which != ALL:
-        return [chosen_backup(database, store, keys, which).name]
+        return [chosen_backup(database, context, store, keys, which).name]
     catalog = read_catalog(store, keys, database.name)
     # A backup whose manifest can't be read is in no catalog, and fails all the same.
     parsed = [keys.parse(stray.key) for stray in catalog.strays]

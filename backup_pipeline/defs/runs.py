@@ -30,13 +30,18 @@ def backup_of_run(database: Database, context: Step, store: ObjectStore, keys: K
     return newest_backup(store, keys, database.name, database.clock()).name
 
 
-def chosen_backup(database: Database, store: ObjectStore, keys: Keys, which: str) -> Backup:
-    """The backup that a config means; raises `NotFound` and `InvalidInput`."""
-    now = database.clock()
+def chosen_backup(
+    database: Database, context: Step, store: ObjectStore, keys: Keys, which: str
+) -> Backup:
+    """The backup that a config means; raises `NotFound` and `InvalidInput`.
+
+    What might have been chosen, if it could be read, is a warning in the log.
+    """
+    now, told = database.clock(), context.log.warning
     if which == LATEST:
-        return newest_backup(store, keys, database.name, now)
+        return newest_backup(store, keys, database.name, now, told)
     if moment := _moment(database, which):
-        return backup_at(store, keys, database.name, moment, now)
+        return backup_at(store, keys, database.name, moment, now, told)
     return named_backup(store, keys, BackupName.parse(which))
 
 

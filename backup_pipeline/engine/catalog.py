@@ -4,10 +4,11 @@ A backup exists if its manifest exists and can be read; its state comes from its
 the listing, and it is pinned if the listing shows a pin.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import TypeVar
 from uuid import UUID
 
 from backup_pipeline.engine.documents import from_json, to_json
@@ -29,10 +30,17 @@ from backup_pipeline.engine.model import (
 from backup_pipeline.engine.names import ARCHIVES, DUMPS, PLAIN_DUMPS, BackupName, Keys, Kind
 from backup_pipeline.engine.retention import newest, newest_first
 from backup_pipeline.engine.store import ObjectInfo, ObjectStore
-from backup_pipeline.errors import InvalidInput, NotFound, ObjectMissing, VerificationFailed
+from backup_pipeline.errors import (
+    InvalidInput,
+    NotFound,
+    ObjectMissing,
+    StoreError,
+    VerificationFailed,
+)
 
 __all__ = [
     "Survey",
+    "doubtful",
     "newest",
     "read_backup",
     "read_catalog",
@@ -45,7 +53,11 @@ __all__ = [
     "taken_by",
 ]
 
+Read = TypeVar("Read")
+
 _READERS = 8
+_MOST_UNDELIVERED = 8
+"""So many documents may be broken; where more are, it is the store that is."""
 _NO_MANIFEST = "there is no manifest of this name"
 _LEFT_OVER = "left over from a deletion that did not finish"
 _ANOTHER_DUMP = "the backup of this name has another dump"
@@ -69,6 +81,11 @@ def read_catalog(store: ObjectStore, keys: Keys, database: str | None = None) ->
 
     Costs one listing, one GET for the index, two for each backup that the index does not know, and
     one for each pin.
+    A backup whose manifest the store does not deliver is told among the objects that belong to
+    none, so that it does not stand in the way of the others.
+
+    Raises the errors of the store, where it delivers no manifest at all, or many documents are not
+    delivered.
     """
     return survey(store, keys, database).catalog
 
@@ -83,12 +100,15 @@ def survey(store: ObjectStore, keys: Keys, database: str | None = None) -> Surve
         name: _known_entry(objects, known.get(texts[name])) for name, objects in listed.items()
     }
     unread = [name for name, entry in entries.items() if entry is None]
+    reading = _Reading(store, keys)
     with ThreadPoolExecutor(_READERS) as readers:
-        read = readers.map(lambda name: _read_entry(store, keys, name, listed[name]), unread)
+        read = readers.map(lambda name: reading.entry(name, listed[name]), unread)
         entries.update(zip(unread, read, strict=True))
+        if reading.undelivered and not any(isinstance(each, Entry) for each in entries.values()):
+            raise reading.undelivered[0]
         leftover = {name: why for name, why in entries.items() if isinstance(why, str)}
-        expired = readers.map(lambda name: _expired_etag(store, keys, name), leftover)
-        unfinished = readers.map(lambda name: _is_unfinished(store, listed[name]), leftover)
+        expired = readers.map(reading.expired_etag, leftover)
+        unfinished = readers.map(lambda name: reading.is_unfinished(listed[name]), leftover)
         strays = [
             stray
             for (name, why), etag, cut in zip(leftover.items(), expired, unfinished, strict=True)
@@ -96,7 +116,7 @@ def survey(store: ObjectStore, keys: Keys, database: str | None = None) -> Surve
         ]
         good = {name: entry for name, entry in entries.items() if isinstance(entry, Entry)}
         pinned = [name for name in good if Kind.PIN in listed[name]]
-        reasons = readers.map(lambda name: _pin_reason(store, keys, name), pinned)
+        reasons = readers.map(reading.pin_reason, pinned)
         pins = dict(zip(pinned, reasons, strict=True))
     backups = newest_first(
         _backup(name, listed[name], entry, pins.get(name)) for name, entry in good.items()
@@ -108,7 +128,7 @@ def survey(store: ObjectStore, keys: Keys, database: str | None = None) -> Surve
         if kind in listed[name] and kind is not dump_kind(entry.codec, encrypted=entry.encrypted)
     ]
     strays += [_stray(info, "not an object of this software") for info in foreign]
-    index = {texts[name]: entry for name, entry in good.items()}
+    index = {texts[name]: entry for name, entry in good.items() if name not in reading.passing}
     if database is not None:
         index |= {text: entry for text, entry in known.items() if _is_of_another(text, database)}
     catalog = Catalog(tuple(backups), tuple(sorted(strays, key=lambda stray: stray.key)))
@@ -220,6 +240,12 @@ def taken_by(backups: Iterable[Backup], moment: datetime) -> Backup:
     )
 
 
+def doubtful(keys: Keys, strays: Iterable[Stray]) -> list[Stray]:
+    """Strays that may be a backup whose manifest was damaged, deleted, or not delivered."""
+    parsed = ((stray, keys.parse(stray.key)) for stray in strays if not stray.deletable)
+    return [stray for stray, key in parsed if key and key[1] in {*DUMPS, Kind.MANIFEST}]
+
+
 def _deleted(name: BackupName) -> NotFound:
     return NotFound(f"the backup {name} was deleted while it was read")
 
@@ -253,16 +279,61 @@ def _etags(objects: Objects) -> tuple[str, str | None]:
     return objects[Kind.MANIFEST].etag, evidence.etag if evidence else None
 
 
-def _read_entry(store: ObjectStore, keys: Keys, name: BackupName, objects: Objects) -> Entry | str:
-    """What the documents of a name say, or why it is no backup."""
-    try:
-        manifest = read_manifest(store, keys, name)
-    except NotFound:
-        return "its manifest vanished between the listing and the reading"
-    except VerificationFailed as error:
+@dataclass
+class _Reading:
+    """Documents of many backups, of which a few may not be delivered."""
+
+    store: ObjectStore
+    keys: Keys
+    undelivered: list[StoreError] = field(default_factory=list)
+    passing: set[BackupName] = field(default_factory=set)
+    """Whose evidence was not delivered, which may be over soon."""
+
+    def entry(self, name: BackupName, objects: Objects) -> Entry | str:
+        """What the documents of a name say, or why it is no backup."""
+        store, keys = self.store, self.keys
+        try:
+            manifest = read_manifest(store, keys, name)
+        except NotFound:
+            return "its manifest vanished between the listing and the reading"
+        except VerificationFailed as error:
+            return error.message
+        except StoreError as error:
+            return self._told(error)
+        try:
+            evidence = _evidence_or_damage(store, keys, name, objects.get(Kind.EVIDENCE))
+        except StoreError as error:
+            self.passing.add(name)
+            evidence = self._told(error)
+        return Entry.of(_etags(objects), manifest, evidence)
+
+    def expired_etag(self, name: BackupName) -> str | None:
+        """The ETag of the dump whose deletion was begun, or `None` if none was."""
+        return self._or_else(None, lambda: _expired_etag(self.store, self.keys, name))
+
+    def is_unfinished(self, objects: Objects) -> bool:
+        """As `_is_unfinished`, and false where nobody can know."""
+        return self._or_else(False, lambda: _is_unfinished(self.store, objects))
+
+    def pin_reason(self, name: BackupName) -> str | None:
+        """Why a backup is pinned; a pin that can't be read pins it all the same."""
+        try:
+            return _pin_reason(self.store, self.keys, name)
+        except StoreError as error:
+            return self._told(error)
+
+    def _or_else(self, otherwise: Read, read: Callable[[], Read]) -> Read:
+        try:
+            return read()
+        except StoreError as error:
+            self._told(error)
+            return otherwise
+
+    def _told(self, error: StoreError) -> str:
+        self.undelivered.append(error)
+        if len(self.undelivered) > _MOST_UNDELIVERED:
+            raise error
         return error.message
-    evidence = _evidence_or_damage(store, keys, name, objects.get(Kind.EVIDENCE))
-    return Entry.of(_etags(objects), manifest, evidence)
 
 
 def _evidence_or_damage(

@@ -1,13 +1,18 @@
 """Which backup was meant, and what a database restored from it is called."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
-from backup_pipeline.engine.catalog import newest, read_backup, read_catalog, taken_by
-from backup_pipeline.engine.model import Backup
-from backup_pipeline.engine.names import BackupName, Keys
+from backup_pipeline.engine.catalog import doubtful, newest, read_backup, read_catalog, taken_by
+from backup_pipeline.engine.model import Backup, Catalog
+from backup_pipeline.engine.names import BackupName, Keys, Kind
+from backup_pipeline.engine.retention import may_be_newer
 from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.errors import InvalidInput, NotFound
+
+Told = Callable[[str], object]
+"""Hears of what might have been chosen, if it could be read."""
 
 _NAME_BYTES = 63
 """PostgreSQL's NAMEDATALEN - 1."""
@@ -18,9 +23,13 @@ def named_backup(store: ObjectStore, keys: Keys, name: BackupName) -> Backup:
     return read_backup(store, keys, name)
 
 
-def newest_backup(store: ObjectStore, keys: Keys, database: str, now: datetime) -> Backup:
+def newest_backup(
+    store: ObjectStore, keys: Keys, database: str, now: datetime, told: Told = lambda _: None
+) -> Backup:
     """The newest backup of a database; raises `NotFound`."""
-    backup = newest(read_catalog(store, keys, database).backups, now)
+    catalog = read_catalog(store, keys, database)
+    backup = newest(catalog.backups, now)
+    _tell_of_newer(keys, catalog, backup, now, told)
     if backup is None:
         raise NotFound(
             f"there is no backup of {database} in {store.describe()}",
@@ -30,11 +39,27 @@ def newest_backup(store: ObjectStore, keys: Keys, database: str, now: datetime) 
 
 
 def backup_at(
-    store: ObjectStore, keys: Keys, database: str, moment: datetime, now: datetime
+    store: ObjectStore,
+    keys: Keys,
+    database: str,
+    moment: datetime,
+    now: datetime,
+    told: Told = lambda _: None,
 ) -> Backup:
     """The newest backup taken at or before a moment; raises `NotFound`."""
+    catalog = read_catalog(store, keys, database)
     # A backup dated in the future is found by its name only.
-    return taken_by(read_catalog(store, keys, database).backups, min(moment, now))
+    backup = taken_by(catalog.backups, min(moment, now))
+    _tell_of_newer(keys, catalog, backup, moment, told)
+    return backup
+
+
+def _tell_of_newer(
+    keys: Keys, catalog: Catalog, backup: Backup | None, until: datetime, told: Told
+) -> None:
+    for stray in may_be_newer(backup, doubtful(keys, catalog.strays)):
+        if stray.key.endswith(Kind.MANIFEST) and stray.modified_at <= until:
+            told(f"{stray.key} may be a newer backup, and can't be read: {stray.reason}")
 
 
 def parse_moment(text: str, zone: ZoneInfo) -> datetime:

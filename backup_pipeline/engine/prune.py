@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from backup_pipeline.engine.catalog import record, survey
+from backup_pipeline.engine.catalog import doubtful, record, survey
 from backup_pipeline.engine.index import Entry, read_index, write_index
 from backup_pipeline.engine.model import (
     Act,
@@ -50,7 +50,7 @@ def prune(
     """
     surveyed = survey(store, keys, database)
     catalog = surveyed.catalog
-    reason = refusal(catalog.backups, now, _doubtful(keys, catalog.strays))
+    reason = refusal(catalog.backups, now, doubtful(keys, catalog.strays))
     if reason and not dry_run:
         raise NewestNotVerified(f"nothing of {database} was deleted: {reason}")
     decisions = decide(policy, catalog.backups, now)
@@ -212,12 +212,6 @@ class _Deletions:
             etag = ""
         entry = EvidenceEntry(Act.EXPIRE, self.now, True, etag, (reason,), 0, 0, 0.0)
         record(self.store, self.keys, backup.name, entry)
-
-
-def _doubtful(keys: Keys, strays: Iterable[Stray]) -> list[Stray]:
-    """Strays that may be a backup whose manifest was damaged or deleted."""
-    parsed = ((stray, keys.parse(stray.key)) for stray in strays if not stray.deletable)
-    return [stray for stray, key in parsed if key and key[1] in {*DUMPS, Kind.MANIFEST}]
 
 
 def stale_uploads(

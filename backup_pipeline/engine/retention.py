@@ -40,12 +40,16 @@ def refusal(backups: Iterable[Backup], now: datetime, doubtful: Iterable[Stray] 
     latest = newest(backups, now)
     if latest and latest.state is not State.VERIFIED:
         return f"the newest backup, {latest.name}, {_standing(latest)}"
-    # Many a store tells the time of an object in whole seconds, those that have passed.
-    since = latest.taken_at.replace(microsecond=0) if latest else None
-    for stray in doubtful:
-        if since is None or stray.modified_at >= since:
-            return f"{stray.key} is newer than every backup: {stray.reason}"
+    for stray in may_be_newer(latest, doubtful):
+        return f"{stray.key} is newer than every backup: {stray.reason}"
     return None
+
+
+def may_be_newer(backup: Backup | None, doubtful: Iterable[Stray]) -> list[Stray]:
+    """Those of the `doubtful` that may be a backup taken after this one."""
+    # Many a store tells the time of an object in whole seconds, those that have passed.
+    since = backup.taken_at.replace(microsecond=0) if backup else None
+    return [stray for stray in doubtful if since is None or stray.modified_at >= since]
 
 
 def newest(backups: Iterable[Backup], now: datetime) -> Backup | None:

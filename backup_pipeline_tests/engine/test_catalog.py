@@ -414,11 +414,73 @@ def test_an_index_that_the_store_can_not_give_loses_nothing(store: CountingStore
     assert read_catalog(store, KEYS) == plain
 
 
-def test_a_manifest_that_the_store_can_not_give_ends_the_reading(store: CountingStore) -> None:
+def test_a_manifest_that_the_store_can_not_give_is_named_and_hides_no_other(
+    store: CountingStore,
+) -> None:
+    make_backup(store, days_ago(2))
+    (other,) = read_catalog(store, KEYS).backups
     name = make_backup(store, days_ago(1))
     store.broken.add(KEYS.of(name, Kind.MANIFEST))
+    catalog = read_catalog(store, KEYS)
+    assert catalog.backups == (other,)
+    assert {stray.key for stray in catalog.strays} == {KEYS.of(name, kind) for kind in MADE}
+    assert not any(stray.deletable or stray.unfinished for stray in catalog.strays)
+    assert {stray.reason for stray in catalog.strays} == {
+        f"no answer for {KEYS.of(name, Kind.MANIFEST)!r}"
+    }
+
+
+def test_where_the_store_gives_no_manifest_at_all_nothing_is_said_of_the_backups(
+    store: CountingStore,
+) -> None:
+    for days in (1, 2):
+        store.broken.add(KEYS.of(make_backup(store, days_ago(days)), Kind.MANIFEST))
     with pytest.raises(StoreUnreachable):
         read_catalog(store, KEYS)
+
+
+@pytest.mark.parametrize(("broken", "told"), [(8, True), (9, False)])
+def test_many_documents_that_are_not_given_are_the_store_and_not_the_documents(
+    store: CountingStore, broken: int, told: bool
+) -> None:
+    make_backup(store, days_ago(100))
+    for days in range(broken):
+        store.broken.add(KEYS.of(make_backup(store, days_ago(days)), Kind.EVIDENCE))
+    if told:
+        assert len(read_catalog(store, KEYS).backups) == broken + 1
+    else:
+        with pytest.raises(StoreUnreachable):
+            read_catalog(store, KEYS)
+
+
+def test_evidence_that_the_store_can_not_give_proves_nothing_as_long_as_it_can_not(
+    store: CountingStore,
+) -> None:
+    name = make_backup(store, days_ago(1))
+    store.broken.add(KEYS.of(name, Kind.EVIDENCE))
+    backup = the_backup(store)
+    assert backup.state is State.UNVERIFIED
+    assert backup.findings == (f"no answer for {KEYS.of(name, Kind.EVIDENCE)!r}",)
+    indexed(store)
+    store.broken.clear()
+    assert the_backup(store).state is State.VERIFIED
+
+
+def test_a_pin_that_the_store_can_not_give_pins_all_the_same(store: CountingStore) -> None:
+    name = make_backup(store, days_ago(1))
+    pin(store, KEYS, name, "before the migration", clock=lambda: NOW)
+    store.broken.add(KEYS.of(name, Kind.PIN))
+    assert the_backup(store).pin == f"no answer for {KEYS.of(name, Kind.PIN)!r}"
+
+
+def test_what_is_left_of_a_deletion_stays_where_nobody_can_know_that_it_is(
+    store: CountingStore,
+) -> None:
+    make_backup(store, days_ago(2))
+    name = make_backup(store, days_ago(1))
+    store.delete(KEYS.of(name, Kind.MANIFEST))
+    store.broken.add(KEYS.of(name, Kind.EVIDENCE))
+    assert not any(stray.deletable for stray in strays(store).values())
 
 
 def test_an_index_with_names_that_are_none_is_read_without_them(store: CountingStore) -> None:

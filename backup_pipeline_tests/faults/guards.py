@@ -444,6 +444,42 @@ MUTATIONS = (
         ("engine/test_catalog.py::test_what_vanishes_between_listing_and_reading_is_no_crash",),
     ),
     Mutation(
+        "a store that delivers nothing is not an empty bucket",
+        "catalog.py",
+        "        if reading.undelivered and not any(",
+        "        if False and not any(",
+        (
+            "engine/test_catalog.py::test_where_the_store_gives_no_manifest_at_all_nothing_is_said_of_the_backups",
+        ),
+    ),
+    Mutation(
+        "many documents that are not delivered are the store's failure",
+        "catalog.py",
+        "        if len(self.undelivered) > _MOST_UNDELIVERED:\n",
+        "        if False:\n",
+        (
+            "engine/test_catalog.py::test_many_documents_that_are_not_given_are_the_store_and_not_the_documents",
+        ),
+    ),
+    Mutation(
+        "evidence that was not delivered is asked for again",
+        "catalog.py",
+        "for name, entry in good.items() if name not in reading.passing}",
+        "for name, entry in good.items()}",
+        (
+            "engine/test_catalog.py::test_evidence_that_the_store_can_not_give_proves_nothing_as_long_as_it_can_not",
+        ),
+    ),
+    Mutation(
+        "what may be a newer backup is told",
+        "choice.py",
+        "        if stray.key.endswith(Kind.MANIFEST) and stray.modified_at <= until:\n",
+        "        if False:\n",
+        (
+            "engine/test_choice.py::test_what_may_be_a_newer_backup_is_told_with_the_newest_that_can_be_read",
+        ),
+    ),
+    Mutation(
         "rights that were taken from everybody are told",
         "access.py",
         "'no ' || privilege_type",

@@ -14,6 +14,7 @@ import pytest
 from backup_pipeline.embedded.postgres import EmbeddedPostgres
 from backup_pipeline.engine.backup import back_up
 from backup_pipeline.engine.catalog import read_catalog
+from backup_pipeline.engine.choice import newest_backup
 from backup_pipeline.engine.dump import PostgresDumpSource
 from backup_pipeline.engine.model import RetentionPolicy
 from backup_pipeline.engine.names import BackupName, Keys, Kind
@@ -22,7 +23,12 @@ from backup_pipeline.engine.prune import prune
 from backup_pipeline.engine.restore import restore
 from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.engine.verify import verify
-from backup_pipeline.errors import StoreError, StoreUnreachable, VerificationFailed
+from backup_pipeline.errors import (
+    NewestNotVerified,
+    StoreError,
+    StoreUnreachable,
+    VerificationFailed,
+)
 from backup_pipeline_tests.embedded.owners import children_named
 from backup_pipeline_tests.fakes_dump import FakePostgres
 from backup_pipeline_tests.faults.chance import Chance
@@ -173,7 +179,7 @@ def test_a_fault_that_stays_ends_in_an_error_after_a_few_tries_and_nothing_is_le
             assert_absent(store)
         # A backup has two objects to PUT.
         assert faulty_s3.seen.count(call) <= 2 * 2
-        # Two tries of a second and a half each, a pause between, and much patience for a busy machine.
+        # Two tries that long, a pause between, and much patience for a busy machine.
         assert time.monotonic() - begun < 60
 
 
@@ -297,6 +303,34 @@ def test_a_backup_that_vanishes_between_the_listing_and_the_reading_is_told_and_
     catalog = read_catalog(faulty_store(), KEYS, "shop")
     assert [backup.name for backup in catalog.backups] == [a_name(2), a_name(0)]
     assert any("vanished" in stray.reason for stray in catalog.strays)
+
+
+def test_a_backup_that_the_store_delivers_no_more_stands_in_the_way_of_no_other(
+    backup: BackupName,
+    small: Server,
+    store: ObjectStore,
+    faulty_store: FaultyStore,
+    faulty_s3: FaultyS3,
+    postgres18: EmbeddedPostgres,
+) -> None:
+    verify(store, KEYS, backup, clock=now)
+    lost = BackupName.of("shop", datetime(2025, 12, 16, 23, 0, 1, tzinfo=UTC))
+    make(store, lost)
+    verify(store, KEYS, lost, clock=now)
+    faulty_s3.on("GetObject", answers(500, "InternalError"), key_ends=KEYS.of(lost, Kind.MANIFEST))
+    faulty = faulty_store(max_attempts=2)
+    told: list[str] = []
+    assert newest_backup(faulty, KEYS, "shop", now(), told.append).name == backup
+    assert len(told) == 1
+    assert "may be a newer backup, and can't be read: GetObject" in told[0]
+    with pytest.raises(NewestNotVerified, match="is newer than every backup: GetObject"):
+        prune(faulty, KEYS, "shop", RetentionPolicy(days=1), now=now() + timedelta(days=30))
+    assert {found.name for found in read_catalog(store, KEYS, "shop").backups} == {backup, lost}
+    target = f"{small.database}_back"
+    try:
+        restore(faulty, KEYS, backup, small, target, clock=now)
+    finally:
+        drop_database(postgres18, target)
 
 
 # Writing documents
