@@ -35,7 +35,8 @@ _BELONGING = (
     "TABLE ATTACH",
     "TRIGGER",
 )
-_RELATION = ("TABLE ", "FOREIGN TABLE ", "VIEW ", "MATERIALIZED VIEW ")
+_VIEW = ("VIEW ", "MATERIALIZED VIEW ")
+_RELATION = ("TABLE ", "FOREIGN TABLE ", *_VIEW)
 _PARTS = ("TABLE ATTACH ", "TABLE DATA ")
 
 
@@ -151,12 +152,15 @@ def named(entries: Iterable[Entry], kind: str, names: Iterable[Name]) -> frozens
 def with_what_belongs(entries: Sequence[Entry], chosen: frozenset[int]) -> tuple[Entry, ...]:
     """The chosen entries with their partitions, all that they need, and all that belongs to them.
 
+    What a view asks comes with its partitions as well.
     What would need yet another table, as a foreign key does, is left out.
     """
     by_id = {entry.id: entry for entry in entries}
     needs = {entry.id: entry.needs for entry in entries}
     for view, query in _queries_apart(entries):
         needs[view] |= {query}
+    for view, attachments in _attached_for(entries, needs):
+        needs[view] |= attachments
     own = _with_partitions(entries, set(chosen))
     taken = own | _needed(needs, own)
     grown = True
@@ -192,16 +196,41 @@ def _queries_apart(entries: Sequence[Entry]) -> Iterator[tuple[int, int]]:
                 yield each, entry.id
 
 
+def _attached_for(
+    entries: Sequence[Entry], needs: Mapping[int, frozenset[int]]
+) -> Iterator[tuple[int, set[int]]]:
+    """The ids of each view, and of what attaches the partitions of the tables that it asks."""
+    attached = _attached(entries)
+    # Who asks a single partition needs the table that it is of, and not the other partitions.
+    asked = dict(needs)
+    for _, parent, partition in attached:
+        asked[partition] -= {parent}
+    for entry in entries if attached else ():
+        if any(map(entry.is_relation_of, _VIEW)):
+            tables, attachments, before = _needed(asked, {entry.id}), set[int](), -1
+            while len(attachments) != before:
+                before = len(attachments)
+                more = [each for each in attached if each[1] in tables]
+                attachments |= {attachment for attachment, _, _ in more}
+                tables |= {partition for _, _, partition in more}
+            yield entry.id, attachments
+
+
 def partitions(entries: Sequence[Entry]) -> list[tuple[int, int]]:
     """The ids of each partitioned table and of one of its partitions."""
+    return [(parent, partition) for _, parent, partition in _attached(entries)]
+
+
+def _attached(entries: Sequence[Entry]) -> list[tuple[int, int, int]]:
+    """The ids of what attaches a partition, of its parent, and of the partition."""
     by_id = {entry.id: entry for entry in entries}
-    attached = [entry.needs for entry in entries if entry.what.startswith("TABLE ATTACH ")]
     # A partition needs its parent, so the other way round is told from that.
     return [
-        (next(iter(pair - {each})), each)
-        for pair in attached
-        for each in pair
-        if len(pair) == 2 and by_id[each].needs & pair
+        (entry.id, next(iter(entry.needs - {each})), each)
+        for entry in entries
+        if entry.what.startswith("TABLE ATTACH ") and len(entry.needs) == 2
+        for each in entry.needs
+        if by_id[each].needs & entry.needs
     ]
 
 

@@ -1090,6 +1090,20 @@ MUTATIONS = (
         ("integration/test_selection.py::test_a_view_whose_query_comes_later_is_no_row_of_nulls",),
     ),
     Mutation(
+        "a view comes with the partitions that it asks",
+        "archive.py",
+        "        needs[view] |= attachments\n",
+        "        pass\n",
+        ("integration/test_selection.py::test_a_view_comes_with_the_partitions_of_what_it_asks",),
+    ),
+    Mutation(
+        "a view of one partition comes without the others",
+        "archive.py",
+        "        asked[partition] -= {parent}\n",
+        "        pass\n",
+        ("integration/test_selection.py::test_a_view_comes_with_the_partitions_of_what_it_asks",),
+    ),
+    Mutation(
         "tables that can not be told apart are refused",
         "archive.py",
         "        if number < len(listed[text]):\n",

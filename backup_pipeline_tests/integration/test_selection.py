@@ -259,6 +259,46 @@ def test_a_view_whose_query_comes_later_is_no_row_of_nulls(
             assert set(connection.execute(f"TABLE {view}".encode()).fetchall()) == rows
 
 
+PARTED = """
+    CREATE TABLE public.ticks (day int, price int) PARTITION BY RANGE (day);
+    CREATE TABLE public.early PARTITION OF public.ticks FOR VALUES FROM (0) TO (10)
+        PARTITION BY LIST (day);
+    CREATE TABLE public.first PARTITION OF public.early FOR VALUES IN (1);
+    CREATE TABLE public.second PARTITION OF public.early FOR VALUES IN (2);
+    CREATE TABLE public.late PARTITION OF public.ticks FOR VALUES FROM (10) TO (20);
+    CREATE TABLE public.other (day int);
+    INSERT INTO public.ticks VALUES (1, 10), (2, 20), (11, 30);
+    CREATE VIEW public.dear AS SELECT price FROM public.ticks WHERE price > 10;
+    CREATE MATERIALIZED VIEW public.most AS SELECT max(price) FROM public.dear;
+    CREATE VIEW public.one AS SELECT price FROM public.first;
+"""
+
+
+@pytest.mark.parametrize(
+    ("view", "rows", "beside"),
+    [
+        ("dear", {(20,), (30,)}, {"first": 1, "second": 1, "late": 1}),
+        ("most", {(30,)}, {"first": 1, "second": 1, "late": 1}),
+        ("one", {(10,)}, {"first": 1}),
+    ],
+)
+def test_a_view_comes_with_the_partitions_of_what_it_asks(
+    any_postgres: EmbeddedPostgres,
+    view: str,
+    rows: set[tuple[object, ...]],
+    beside: dict[str, int],
+) -> None:
+    kept = CountingStore()
+    with live_database(any_postgres, PARTED) as server:
+        target = f"{server.database}_part"
+        backup = make(server, kept, any_postgres)
+        bring(kept, backup, server, any_postgres, target, Selection(tables=(view,)))
+        with server.using(target).connect() as connection:
+            assert set(connection.execute(f"TABLE public.{view}".encode()).fetchall()) == rows
+        brought = tables(server.using(target))
+        assert {name: number for name, (number, _) in brought.items()} == beside
+
+
 def test_all_definitions_come_without_rows(
     market: Server,
     kept: CountingStore,
