@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
@@ -28,6 +29,12 @@ from backup_pipeline_tests.store_contract import connection_to
 POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")
 SAMPLES = Path(__file__).parents[2] / "shared" / "samples"
 SAMPLE_MEGABYTES = 4
+
+# How long a test takes says nothing of what it tests, least of all on a busy machine.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 
 _OURS = ("PG", "AWS_", "BACKUP_", "DAGSTER_")
 _HERMETIC = {

@@ -439,8 +439,8 @@ MUTATIONS = (
     Mutation(
         "what vanishes while it is read is no crash",
         "catalog.py",
-        "    except NotFound:\n        return",
-        "    except ZeroDivisionError:\n        return",
+        "        except NotFound:\n            return",
+        "        except ZeroDivisionError:\n            return",
         ("engine/test_catalog.py::test_what_vanishes_between_listing_and_reading_is_no_crash",),
     ),
     Mutation(
