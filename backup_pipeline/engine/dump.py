@@ -70,6 +70,9 @@ _QUEUE_TIMEOUT = 10.0
 
 # How rows are written; all else of that pg_dump sets itself.  Digests are taken of the text.
 _SAME_ROWS = "-c TimeZone=UTC -c bytea_output=hex"
+# What an owner may set to end a statement: pg_dump takes that off by itself, and a pg_dumpall
+# before 18 does not.
+_ENDLESS = "-c statement_timeout=0 -c lock_timeout=0"
 
 _CHUNK = 1 << 20
 _WAITED_IN_VAIN = re.compile(r"due to (?:lock|statement) timeout.* LOCK TABLE", re.DOTALL)
@@ -298,8 +301,12 @@ class PostgresDump:
         options = ["--globals-only", "--no-password", f"--database={self._conninfo}"]
         if not passwords:
             options.append("--no-role-passwords")
+        if self.source.encoding != "UTF8":
+            # A name has the bytes that a session of any database gave it, and keeps them so.
+            options.append("--encoding=SQL_ASCII")
+        env = {**self._env, "PGOPTIONS": f"{self._env['PGOPTIONS']} {_ENDLESS}"}
         with self._telling_who():
-            script = output([pg_dumpall, *options], self._env, patience=self._patience)
+            script = output([pg_dumpall, *options], env, patience=self._patience)
         tail = Tail(CLOSING_LINE_OF_GLOBALS)
         tail.feed(script)
         _require_closed(tail, "pg_dumpall", "what it wrote")

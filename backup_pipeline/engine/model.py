@@ -237,7 +237,7 @@ class Piece:
 @_document
 @dataclass(frozen=True, slots=True)
 class Encryption:
-    """That dump and archive are files of age, and what can be proved of the dump without a key."""
+    """That all but documents are files of age, and what can be proved of the dump without a key."""
 
     recipients: tuple[str, ...]
     """The public keys: who has the identity of one of them can decrypt."""

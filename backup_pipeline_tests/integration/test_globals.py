@@ -217,6 +217,21 @@ def test_a_database_with_a_name_like_a_connection_string_has_them_too(
             assert b"CREATE ROLE boss;" in dump.globals(passwords=False)
 
 
+def test_names_are_the_same_from_a_database_of_another_encoding(old: EmbeddedPostgres) -> None:
+    """Bytes that a session of a UTF-8 database has written are no text to one of LATIN1."""
+    with psycopg.connect(old.dsn(), autocommit=True) as admin:
+        admin.execute("CREATE DATABASE latin1 ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+        try:
+            with source(old, Server.of(old.dsn("latin1"))).open_dump() as dump:
+                script = dump.globals(passwords=False)
+        finally:
+            drop_database(old, "latin1")
+    with a_server(18) as new:
+        (said,) = by_psql(new, script)
+        assert 'role "postgres" already exists' in said
+        assert of_ours(rows(new, STATE)) == of_ours(rows(old, STATE))
+
+
 @pytest.fixture
 def plain(old: EmbeddedPostgres, live: Server) -> Iterator[Server]:
     """The database as its owner sees it, who is nobody in particular."""
@@ -281,6 +296,22 @@ def tools(old: EmbeddedPostgres, tmp_path: Path) -> Path:
         if tool.name != "pg_dumpall":
             (tmp_path / tool.name).symlink_to(tool)
     return tmp_path
+
+
+def test_no_timeout_of_an_owner_ends_them(live: Server, tools: Path, plain: Server) -> None:
+    with live.connect() as connection:
+        connection.execute("ALTER ROLE plain SET statement_timeout = '7s'")
+        connection.execute("ALTER ROLE plain SET lock_timeout = '8s'")
+    (tools / "pg_dumpall").write_text(
+        f"""#!/bin/sh
+        {tools}/psql -X --quiet --command "SHOW statement_timeout" --command "SHOW lock_timeout"
+        printf '\n-- PostgreSQL database cluster dump complete\n'
+        """
+    )
+    (tools / "pg_dumpall").chmod(0o755)
+    with PostgresDumpSource(plain, [tools]).open_dump() as dump:
+        told = dump.globals(passwords=False).split()
+        assert told.count(b"0") == 2
 
 
 @pytest.mark.parametrize(
