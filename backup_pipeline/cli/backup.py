@@ -48,7 +48,7 @@ def _now() -> datetime:
     "--globals",
     "globals_",
     type=click.Choice(["none", "without-passwords", "with-passwords"]),
-    help="Keep the server's roles and other globals as well, instead of BACKUP_GLOBALS.",
+    help="Back up the server's roles and other globals as well, instead of BACKUP_GLOBALS.",
 )
 @options.limit_rate
 @click.option("--no-prune", is_flag=True, help="Delete nothing.")
