@@ -33,7 +33,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from backup_pipeline.engine.model import Codec, Invariant
+from backup_pipeline.engine.model import Codec, Globals, Invariant
 from backup_pipeline.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -172,6 +172,8 @@ class Settings(BaseSettings):
     """The smaller the faster; which there are depends on the codec."""
     digests: bool = True
     """Whether a backup takes the digests of rows that a drill compares."""
+    globals: Globals = Globals.NONE
+    """Whether a backup has the server's roles and other globals, and the passwords with them."""
     recipients: Annotated[
         tuple[str, ...], NoDecode, _by_separator(None), AfterValidator(_keys)
     ] = ()

@@ -22,12 +22,29 @@ _SQL = {
     Section.POST_DATA: b"CREATE INDEX trades_at ON public.trades (id);\n",
 }
 ROWS = 3
+_GLOBALS = b"""--
+-- PostgreSQL database cluster dump
+--
+
+CREATE ROLE trader;
+ALTER ROLE trader WITH LOGIN%b;
+
+--
+-- PostgreSQL database cluster dump complete
+--
+
+"""
 TABLES: tuple[Table, ...] = (("public", "trades"),)
 
 
 def section_sql(section: Section) -> bytes:
     """A section as pg_dump writes it, from the opening line to the closing one."""
     return _OPENING + _SQL[section] + _CLOSING
+
+
+def globals_sql(*, passwords: bool) -> bytes:
+    """What pg_dumpall writes of a server with one role."""
+    return _GLOBALS % (b" PASSWORD 'SCRAM-SHA-256$4096:salt$stored:server'" if passwords else b"")
 
 
 @dataclass
@@ -45,6 +62,9 @@ class FakeDump:
 
     def access(self) -> tuple[Access, ...]:
         return ()
+
+    def globals(self, *, passwords: bool) -> bytes:
+        return globals_sql(passwords=passwords)
 
     def schema(self) -> Schema:
         """The canned sections; `fail` is asked before each."""

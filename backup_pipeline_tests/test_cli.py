@@ -26,7 +26,7 @@ from backup_pipeline.engine.store import ObjectInfo, Part, UploadInfo
 from backup_pipeline.errors import ChildFailed, InvalidInput
 from backup_pipeline.settings import Settings
 from backup_pipeline_tests.fakes import MemoryStore
-from backup_pipeline_tests.fakes_dump import FakePostgres
+from backup_pipeline_tests.fakes_dump import FakePostgres, globals_sql
 from backup_pipeline_tests.made_backups import KEYS, make_backup, make_evidence
 
 AMSTERDAM = ZoneInfo("Europe/Amsterdam")
@@ -129,6 +129,10 @@ assert not [name for name in {heavy!r} if name in sys.modules]
         (["restore", "--at", "noon"], "'noon' is no time"),
         (["restore", "--latest", "--into", ""], "can't be the name of a database"),
         (["restore", "--latest", "--into", "x" * 64], "can't be the name of a database"),
+        (["backup", "--globals", "some"], "'some' is not one of"),
+        (["globals"], "Give one of --latest, --at and --backup."),
+        (["globals", "--latest", "--at", "noon"], "Give one of --latest, --at and --backup."),
+        (["globals", "--at", "noon"], "'noon' is no time"),
     ],
 )
 def test_wrong_usage_ends_with_2_and_says_what_is_wrong(
@@ -682,6 +686,82 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[Outcome]:
     monkeypatch.setenv("BACKUP_NOTIFY_URLS", "json://nowhere")
     monkeypatch.setattr("backup_pipeline.engine.notify.notify", notify)
     return outcomes
+
+
+# --- roles and other globals
+
+
+@pytest.fixture
+def with_globals(cli: Any, fake_postgres: FakePostgres) -> str:
+    """The name of a backup that has them, without passwords."""
+    assert fake_postgres.dumps == 0
+    made = cli("backup", "--globals", "without-passwords", "--json").document
+    assert made["globals"] == "without-passwords"
+    return str(made["name"])
+
+
+@pytest.mark.usefixtures("store")
+def test_globals_are_written_as_they_are(cli: Any, with_globals: str) -> None:
+    for which in (["--latest"], ["--backup", with_globals], ["--at", "2999-01-01"]):
+        ran = cli("globals", *which)
+        assert (ran.code, ran.err) == (0, "")
+        assert ran.out.encode() == globals_sql(passwords=False)
+
+
+@pytest.mark.usefixtures("store", "fake_postgres")
+def test_the_setting_asks_for_them_and_the_flag_wins(
+    cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKUP_GLOBALS", "with-passwords")
+    name = cli("backup", "--json").document["name"]
+    shown = cli("show", name, "--json").document
+    assert shown["globals"] == "with-passwords"
+    assert shown["manifest"]["globals_script"]["passwords"] is True
+    assert "\nglobals     with passwords\n" in cli("show", name).out
+    assert "SCRAM" in cli("globals", "--latest").out
+    other = cli("backup", "--globals", "none", "--date", "2025-12-16", "--json").document
+    assert other["globals"] == "none"
+    ran = cli("globals", "--backup", other["name"])
+    assert (ran.code, ran.out) == (4, "")
+    assert "has no roles and other globals" in ran.err
+    assert "hint: A backup has them that is made with BACKUP_GLOBALS or --globals" in ran.err
+
+
+@pytest.mark.usefixtures("store")
+def test_globals_go_into_a_new_file_that_nobody_else_may_read(
+    cli: Any, with_globals: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "globals.sql"
+    document = cli("globals", "--latest", "--output", str(path), "--json").document
+    assert (document["name"], document["output"]) == (with_globals, str(path))
+    assert path.read_bytes() == globals_sql(passwords=False)
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.write_text("mine")
+    ran = cli("globals", "--latest", "--output", str(path))
+    assert (ran.code, ran.out) == (2, "")
+    assert "can't be written: File exists" in ran.err
+    assert path.read_text() == "mine"
+
+
+def test_nothing_of_damaged_globals_is_written(
+    cli: Any, store: MemoryStore, with_globals: str, tmp_path: Path
+) -> None:
+    key = KEYS.of(BackupName.parse(with_globals), Kind.GLOBALS)
+    body = store.objects[key].body
+    store.put(key, body[:-1] + bytes([body[-1] ^ 1]), overwrite=True)
+    path = tmp_path / "globals.sql"
+    for where in ([], ["--output", str(path)]):
+        ran = cli("globals", "--latest", *where)
+        assert (ran.code, ran.out) == (7, "")
+        assert "the script of the globals is not the one that was stored" in ran.err
+    assert not path.exists()
+
+
+@pytest.mark.usefixtures("store")
+def test_a_script_beside_a_document_has_nowhere_to_go(cli: Any, with_globals: str) -> None:
+    ran = cli("globals", "--backup", with_globals, "--json")
+    assert ran.code == 2
+    assert "--json goes with --output" in ran.document["message"]
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])

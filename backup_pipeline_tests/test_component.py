@@ -23,6 +23,7 @@ from backup_pipeline.engine.catalog import read_catalog
 from backup_pipeline.engine.model import State
 from backup_pipeline.engine.names import Keys
 from backup_pipeline.engine.store import ObjectStore
+from backup_pipeline.errors import InvalidInput
 from backup_pipeline.settings import Settings, load_settings
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "trading_data"
@@ -93,6 +94,16 @@ def test_every_attribute_is_a_setting_and_every_rule_of_retention_an_attribute()
     attributes = set(DatabaseBackupComponent.model_fields) - {"dsn_variable", "suffix"}
     assert attributes <= settings
     assert {name for name in settings if name.startswith("retention_")} <= attributes
+
+
+def test_yaml_says_whether_backups_have_globals() -> None:
+    def build(globals_: str) -> dg.Definitions:
+        component = DatabaseBackupComponent(database="orders", globals=globals_)
+        return component.build_defs(NOTHING)
+
+    build("with-passwords")
+    with pytest.raises(InvalidInput, match="BACKUP_GLOBALS can't be used"):
+        build("some")
 
 
 def test_a_project_may_have_an_executor_of_its_own() -> None:

@@ -19,6 +19,7 @@ from backup_pipeline.cli.backup import backup, prune, verify
 from backup_pipeline.cli.check import check
 from backup_pipeline.cli.demo import demo, dev
 from backup_pipeline.cli.drill import drill
+from backup_pipeline.cli.globals import write_globals
 from backup_pipeline.cli.keep import keep, unkeep
 from backup_pipeline.cli.metrics import metrics
 from backup_pipeline.cli.output import printable
@@ -50,6 +51,7 @@ for each in (
     keep,
     unkeep,
     restore,
+    write_globals,
     sync,
     adopt,
     check,

@@ -44,6 +44,12 @@ def _now() -> datetime:
     type=click.Choice(["gzip", "zstd"]),
     help="What compresses it, instead of BACKUP_CODEC.",
 )
+@click.option(
+    "--globals",
+    "globals_",
+    type=click.Choice(["none", "without-passwords", "with-passwords"]),
+    help="Back up the server's roles and other globals as well, instead of BACKUP_GLOBALS.",
+)
 @options.limit_rate
 @click.option("--no-prune", is_flag=True, help="Delete nothing.")
 @click.option(
@@ -59,6 +65,7 @@ def backup(
     database: str | None,
     jobs: int | None,
     codec: str | None,
+    globals_: str | None,
     limit_rate: float | None,
     no_prune: bool,
     no_verify: bool,
@@ -71,6 +78,7 @@ def backup(
         database=database,
         jobs=jobs,
         codec=codec,
+        globals=globals_,
         limit_rate=limit_rate,
     )
     name = settings.name(_now(), label.date() if label else None)
@@ -164,6 +172,7 @@ def _made(output: Output, settings: "Settings", name: "BackupName", report: "Rep
         compression_level=settings.compression_level,
         digests=settings.digests,
         recipients=settings.public_keys(),
+        globals_=settings.globals,
         rate=settings.rate(),
         clock=_now,
         report=report,

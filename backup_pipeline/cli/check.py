@@ -30,6 +30,7 @@ def check(output: Output) -> None:
             drills=settings.drill_server() if settings.drill_dsn else None,
             recipients=settings.public_keys(),
             identities=settings.identities(),
+            globals_=settings.globals,
         )
     )
     code = next((finding.exit_code for finding in findings if finding.exit_code), 0)

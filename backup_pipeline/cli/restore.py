@@ -173,7 +173,7 @@ def _plan(
     from backup_pipeline.engine.choice import database_name, new_database
     from backup_pipeline.engine.restore import database_exists
 
-    backup = _choose(output, settings, choice)
+    backup = choose(output, settings, choice)
     if into is not None:
         target = database_name(into)
     else:
@@ -183,7 +183,8 @@ def _plan(
     return Plan(backup, server, target, exists=exists, replace=replace, add=add)
 
 
-def _choose(output: Output, settings: "Settings", choice: Choice) -> "Backup":
+def choose(output: Output, settings: "Settings", choice: Choice) -> "Backup":
+    """The backup that was asked for; raises `NotFound`."""
     from backup_pipeline.engine.choice import backup_at, named_backup, newest_backup, parse_moment
     from backup_pipeline.engine.names import BackupName
 

@@ -153,6 +153,7 @@ def _about(backup: "Backup", manifest: "Manifest", zone: "ZoneInfo") -> list[str
         "size": f"{words.size(backup.size)} of {backup.codec}, "
         f"{words.size(backup.raw_length)} of SQL",
         "encrypted": _readers(manifest),
+        "globals": str(backup.globals).replace("-", " "),
         "holds": f"{backup.tables} tables, {backup.rows:,} rows",
         "made in": f"{words.seconds(backup.duration)} ({rate}/s)",
         "server": f"PostgreSQL {source.server_version}, {source.encoding}, "

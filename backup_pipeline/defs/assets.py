@@ -104,6 +104,7 @@ def _database_dump(database: Database) -> dg.AssetsDefinition:
                 compression_level=settings.compression_level,
                 digests=settings.digests,
                 recipients=settings.public_keys(),
+                globals_=settings.globals,
                 rate=settings.rate(),
                 clock=clock,
             )

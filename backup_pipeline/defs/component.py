@@ -42,6 +42,11 @@ class DatabaseBackupComponent(dg.Component, dg.Model, dg.Resolvable):
     recipients: list[str] | None = Field(
         default=None, description="Public keys of age: backups are encrypted for them."
     )
+    globals: str | None = Field(
+        default=None,
+        description="Whether backups have the server's roles and other globals: none, "
+        "without-passwords or with-passwords.",
+    )
     owners: list[str] | None = Field(default=None, description="Of the assets.")
     after_assets: list[str] | None = Field(
         default=None, description="Keys of assets after which a backup is made."

@@ -47,6 +47,7 @@ def of_dump(manifest: Manifest, uri: str) -> dict[str, Any]:
         "size_bytes": manifest.length,
         "raw_size_bytes": manifest.raw_length,
         "encrypted": manifest.encryption is not None,
+        "globals": str(manifest.globals),
         "compression_ratio": _per(manifest.raw_length, manifest.length),
         "database_size_bytes": manifest.source.database_size,
         "duration_seconds": manifest.duration,

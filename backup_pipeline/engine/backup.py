@@ -11,6 +11,7 @@ from threading import Lock
 
 from backup_pipeline.engine.age import Recipient, encrypted
 from backup_pipeline.engine.beside import beside
+from backup_pipeline.engine.compression import MemberWriter
 from backup_pipeline.engine.contents import inventory_of, together
 from backup_pipeline.engine.crew import Crew, taken_from
 from backup_pipeline.engine.documents import to_json
@@ -21,6 +22,8 @@ from backup_pipeline.engine.model import (
     BACKUP_ID,
     Codec,
     Contents,
+    Globals,
+    GlobalsScript,
     Manifest,
     Member,
     Progress,
@@ -53,6 +56,7 @@ def back_up(
     compression_level: int | None = None,
     digests: bool = True,
     recipients: Sequence[Recipient] = (),
+    globals_: Globals = Globals.NONE,
     rate: RateLimit | None = None,
     clock: Callable[[], datetime],
     report: Report = silent,
@@ -63,8 +67,11 @@ def back_up(
     manifest is stored, an interruption included, nothing of this backup stays in the bucket.
     Streams from pg_dump to the store: no temporary file, and memory does not grow with the size.
     Without a `compression_level` it is the codec's default.
-    With `recipients` only who has the identity of one of them can read dump, archive and digests.
+    With `recipients` only who has the identity of one of them can read dump, archive, globals and
+    digests.
     Such a dump is one stream: the chunks of a file of age are numbered from its beginning.
+    Of the server's globals it has what `globals_` says; they are read first, so that a right that
+    lacks is told before anything else is done.
     Where the server's clock can't be right, the backup has the time of `clock`, and a remark.
 
     Raises `ObjectExists` where the name is taken, and the errors of the server and the store.
@@ -77,6 +84,7 @@ def back_up(
         source.open_dump() as dump,
     ):
         taken_at, remarks = _taken_at(dump.source.snapshot_at, started_at, clock())
+        script, globals_script = _script_of_globals(dump, globals_, recipients)
         with Upload(
             store,
             keys.of(name, dump_kind(codec, encrypted=bool(recipients))),
@@ -110,8 +118,9 @@ def back_up(
                 codec=codec,
                 remarks=(*dump.remarks, *remarks),
                 encryption=encryption,
+                globals_script=globals_script,
             )
-            _commit(store, keys, manifest, archive, upload)
+            _commit(store, keys, manifest, archive, script, upload)
     return manifest
 
 
@@ -129,6 +138,21 @@ def _taken_at(
     else:
         return said, ()
     return opened_at, (f"the server's clock is {_span(off)} {way} {_OUR_TIME}",)
+
+
+def _script_of_globals(
+    dump: Dump, globals_: Globals, recipients: Sequence[Recipient]
+) -> tuple[bytes, GlobalsScript | None]:
+    """What is stored of the globals, and what the manifest says of it, if they are asked for."""
+    if globals_ is Globals.NONE:
+        return b"", None
+    passwords = globals_ is Globals.WITH_PASSWORDS
+    writer = MemberWriter()
+    script = writer.compress(dump.globals(passwords=passwords)) + writer.finish()
+    if recipients:
+        script = encrypted(script, recipients)
+    digest = hashlib.sha256(script).hexdigest()
+    return script, GlobalsScript(len(script), writer.raw_length, digest, passwords)
 
 
 def _span(length: timedelta) -> str:
@@ -210,25 +234,39 @@ def _one_after_the_other(parts: Iterable[Members]) -> tuple[Member, ...]:
 
 
 def _commit(
-    store: ObjectStore, keys: Keys, manifest: Manifest, archive: bytes, upload: Upload
+    store: ObjectStore,
+    keys: Keys,
+    manifest: Manifest,
+    archive: bytes,
+    script: bytes,
+    upload: Upload,
 ) -> None:
-    """Make the three objects of a backup, or none of them.
+    """Make the objects of a backup, or none of them.
 
     The archive comes first because it settles whose the name is: of two runs that complete an
     upload to one key in one instant, a store may let both succeed, but not of two PUTs.
     """
     name = BackupName.parse(manifest.name)
     made: list[Kind] = []
+
+    def put(kind: Kind, body: bytes) -> None:
+        made.append(kind)
+        try:
+            store.put(keys.of(name, kind), body)
+        except ObjectExists:
+            # Another backup's, whose archive and dump are of other kinds, or another script's.
+            made.remove(kind)
+            raise
+
     try:
         store.put(keys.of(name, manifest.archive_kind), archive)
         made.append(manifest.archive_kind)
+        if manifest.globals_script:
+            put(manifest.globals_kind, script)
         upload.complete()
-        made += [manifest.kind, Kind.MANIFEST]
-        store.put(keys.of(name, Kind.MANIFEST), to_json(manifest))
+        made.append(manifest.kind)
+        put(Kind.MANIFEST, to_json(manifest))
     except BaseException as error:
-        if isinstance(error, ObjectExists):
-            # The manifest of another backup, whose archive and dump are of other kinds.
-            made = [kind for kind in made if kind is not Kind.MANIFEST]
         for kind in reversed(made):
             # The first error is the one to report; an object without a manifest is no backup,
             # and the catalog names it.

@@ -20,14 +20,24 @@ from backup_pipeline.engine.model import (
     Catalog,
     Evidence,
     EvidenceEntry,
+    Globals,
     Manifest,
     Pin,
     State,
     Stray,
     archive_kind,
     dump_kind,
+    globals_kind,
 )
-from backup_pipeline.engine.names import ARCHIVES, DUMPS, PLAIN_DUMPS, BackupName, Keys, Kind
+from backup_pipeline.engine.names import (
+    ARCHIVES,
+    DUMPS,
+    GLOBALS,
+    PLAIN_DUMPS,
+    BackupName,
+    Keys,
+    Kind,
+)
 from backup_pipeline.engine.retention import newest, newest_first
 from backup_pipeline.engine.store import ObjectInfo, ObjectStore
 from backup_pipeline.errors import (
@@ -61,6 +71,7 @@ _MOST_UNDELIVERED = 8
 _NO_MANIFEST = "there is no manifest of this name"
 _LEFT_OVER = "left over from a deletion that did not finish"
 _ANOTHER_DUMP = "the backup of this name has another dump"
+_NOT_ITS_GLOBALS = "the backup of this name has no such globals"
 _UNFINISHED = "; a backup that was killed left it, and a prune clears it away when it is old"
 _ADOPTABLE = "; `backup-pipeline adopt` can give it one"
 
@@ -122,10 +133,11 @@ def survey(store: ObjectStore, keys: Keys, database: str | None = None) -> Surve
         _backup(name, listed[name], entry, pins.get(name)) for name, entry in good.items()
     )
     strays += [
-        _stray(listed[name][kind], _ANOTHER_DUMP)
-        for name, entry in good.items()
-        for kind in DUMPS
-        if kind in listed[name] and kind is not dump_kind(entry.codec, encrypted=entry.encrypted)
+        _stray(listed[backup.name][kind], reason)
+        for backup in backups
+        for kinds, reason in ((DUMPS, _ANOTHER_DUMP), (GLOBALS, _NOT_ITS_GLOBALS))
+        for kind in kinds
+        if kind in listed[backup.name] and kind not in backup.kinds
     ]
     strays += [_stray(info, "not an object of this software") for info in foreign]
     index = {texts[name]: entry for name, entry in good.items() if name not in reading.passing}
@@ -363,6 +375,11 @@ def _backup(name: BackupName, objects: Objects, entry: Entry, pin: str | None) -
         # Every restore of it would be refused, whatever was proved of the dump.
         state = State.FAILED
         findings = (*findings, "the schema archive beside the dump is missing")
+    scripted = entry.globals is not Globals.NONE
+    if scripted and globals_kind(encrypted=entry.encrypted) not in objects:
+        # As a verification would say.
+        state = State.FAILED
+        findings = (*findings, "the script of the globals beside the dump is missing")
     drill = _drill(entry, dump) if state is State.VERIFIED else None
     if entry.damage:
         findings = (*findings, entry.damage)
@@ -383,6 +400,7 @@ def _backup(name: BackupName, objects: Objects, entry: Entry, pin: str | None) -
         pin=pin,
         codec=entry.codec,
         encrypted=entry.encrypted,
+        globals=entry.globals,
     )
 
 
@@ -425,10 +443,11 @@ def _is_unfinished(store: ObjectStore, objects: Objects) -> bool:
     """Whether all that there is of a name is what a backup leaves that is killed before its end.
 
     The schema archive is stored first, and nobody else writes one; a dump says itself whose it is.
+    Globals without an archive may be what another script has written.
     Evidence or a pin would say that it had been a backup.
     """
     dumps = [info for kind, info in objects.items() if kind in DUMPS]
-    if objects.keys() - DUMPS not in ({archive} for archive in ARCHIVES):
+    if objects.keys() - {*DUMPS, *GLOBALS} not in ({archive} for archive in ARCHIVES):
         return False
     try:
         return all(BACKUP_ID in store.metadata(info.key) for info in dumps)
@@ -445,8 +464,12 @@ def _strays(
     begun = expired is not None and not objects.keys() & {Kind.MANIFEST, Kind.PIN}
     dumps = [objects[kind].etag for kind in DUMPS if kind in objects]
     left_over = begun and (not dumps or expired in dumps)
+    others = {kind for kind in DUMPS if kind in objects and objects[kind].etag != expired}
+    if not objects.keys() & {*ARCHIVES}:
+        # A deletion takes ours before the archive.
+        others |= {*GLOBALS}
     for kind, info in objects.items():
-        goes = left_over and (kind not in DUMPS or info.etag == expired)
+        goes = left_over and kind not in others
         reason = _LEFT_OVER if goes else why + (_UNFINISHED if unfinished else "")
         yield _stray(info, reason, deletable=goes, unfinished=unfinished)
 

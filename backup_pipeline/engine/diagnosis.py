@@ -9,6 +9,7 @@ from backup_pipeline.engine.diagnosis_bucket import of_reading, of_uploads, of_w
 from backup_pipeline.engine.diagnosis_drill import of_drill_server
 from backup_pipeline.engine.diagnosis_server import of_server
 from backup_pipeline.engine.findings import Finding, Level, few
+from backup_pipeline.engine.model import Globals
 from backup_pipeline.engine.names import Keys
 from backup_pipeline.engine.postgres import SECURITY_MINIMUMS, Server
 from backup_pipeline.engine.prune import STALE_AFTER
@@ -31,14 +32,16 @@ def diagnose(
     drills: Server | None = None,
     recipients: Sequence[Recipient] = (),
     identities: Sequence[Identity] = (),
+    globals_: Globals = Globals.NONE,
 ) -> Iterator[Finding]:
     """Look at everything that a backup of `server.database` needs, each thing for itself.
 
     `drills` is the server on which drills restore, where it is another one; `recipients` are those
-    for whom backups are encrypted, and `identities` those that are here.
+    for whom backups are encrypted, and `identities` those that are here; `globals_` is what backups
+    have of the server's globals.
     Writes small probes under the prefix and deletes them again, as far as it may.
     """
-    yield from of_server(server, bin_dirs, minimums, clock)
+    yield from of_server(server, bin_dirs, minimums, clock, globals_)
     if drills:
         yield from of_drill_server(drills, server, bin_dirs)
     yield from of_reading(store, keys, server.database, clock(), fresh_for)

@@ -1,13 +1,16 @@
 """Diagnosis of the server's side: connection, clock, rights, room, leftovers, client tools."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backup_pipeline.engine.findings import Finding, Level, failure, few, skew
 from backup_pipeline.engine.locks import lock_room
+from backup_pipeline.engine.model import Globals
 from backup_pipeline.engine.postgres import (
+    NO_PASSWORDS,
     Clients,
     Server,
     choose_clients,
@@ -32,6 +35,7 @@ def of_server(
     bin_dirs: Sequence[Path],
     minimums: Mapping[int, int],
     clock: Callable[[], datetime],
+    globals_: Globals = Globals.NONE,
 ) -> Iterator[Finding]:
     """Look at the server, the role's rights on the database, and the client tools."""
     clients = find_clients(bin_dirs)
@@ -51,6 +55,7 @@ def of_server(
                 *_room(connection),
                 *_half_made(connection),
                 *_locks(connection),
+                *_globals(connection, globals_, clients),
             ]
     except (PostgresUnreachable, PostgresFailed) as error:
         yield failure("PostgreSQL", error, exit_code=5)
@@ -155,6 +160,31 @@ _UNREADABLE_LARGE_OBJECTS = """
           WHERE privilege_type = 'SELECT' AND (grantee = 0 OR pg_has_role(grantee, 'USAGE')))
     ORDER BY oid
 """
+
+
+def _globals(
+    connection: "Connection", globals_: Globals, clients: Sequence[Clients]
+) -> Iterator[Finding]:
+    """Whether role and client tools can make the globals that backups are to have."""
+    if globals_ is Globals.NONE:
+        return
+    if globals_ is Globals.WITH_PASSWORDS and _column(connection, _MAY_READ_PASSWORDS) != ["True"]:
+        role = connection.info.user
+        message = f"role {role!r} may not read the passwords of roles"
+        yield Finding("globals", Level.FAIL, message, NO_PASSWORDS, exit_code=1)
+        return
+    with suppress(ClientTooOld):
+        chosen = choose_clients(clients, connection.info.server_version)
+        if not chosen.tool("pg_dumpall").is_file():
+            message = f"there is no pg_dumpall in {chosen.bin_dir}"
+            advice = "Install PostgreSQL's client tools whole: it comes with pg_dump."
+            yield Finding("globals", Level.FAIL, message, advice, exit_code=1)
+            return
+    message = f"backups have roles and other globals, {globals_.replace('-', ' ')}"
+    yield Finding("globals", Level.OK, message)
+
+
+_MAY_READ_PASSWORDS = "SELECT has_table_privilege('pg_catalog.pg_authid', 'SELECT')"
 
 
 def _invisible(connection: "Connection") -> Iterator[Finding]:

@@ -45,7 +45,13 @@ from backup_pipeline.engine.relations import (
     read_relations,
     with_sizes,
 )
-from backup_pipeline.engine.script import CLOSING_LINE, Tail, encoded, quoted
+from backup_pipeline.engine.script import (
+    CLOSING_LINE,
+    CLOSING_LINE_OF_GLOBALS,
+    Tail,
+    encoded,
+    quoted,
+)
 from backup_pipeline.engine.source import free_connections, read_source, value
 from backup_pipeline.errors import BackupRunning, ChildFailed, PostgresFailed, TableLocked
 
@@ -64,6 +70,9 @@ _QUEUE_TIMEOUT = 10.0
 
 # How rows are written; all else of that pg_dump sets itself.  Digests are taken of the text.
 _SAME_ROWS = "-c TimeZone=UTC -c bytea_output=hex"
+# What an owner may set to end a statement: pg_dump takes that off by itself, and a pg_dumpall
+# before 18 does not.
+_ENDLESS = "-c statement_timeout=0 -c lock_timeout=0"
 
 _CHUNK = 1 << 20
 _WAITED_IN_VAIN = re.compile(r"due to (?:lock|statement) timeout.* LOCK TABLE", re.DOTALL)
@@ -109,6 +118,12 @@ class Dump(Protocol):
     def access(self) -> tuple[Access, ...]:
         """The owners and rights of the snapshot, read when they are first asked for."""
 
+    def globals(self, *, passwords: bool) -> bytes:
+        """The roles and other globals of the server as they are now, as pg_dumpall writes them.
+
+        They belong to no database, and so to no snapshot.
+        """
+
     def data(self) -> Sequence[Stream]:
         """Begin to read the data: at most `jobs` streams, the largest first; to be asked once."""
 
@@ -124,10 +139,14 @@ def read_stream(stream: Stream, section: Section) -> Iterator[bytes]:
         while chunk := reader.read(_CHUNK):
             tail.feed(chunk)
             yield chunk
+    _require_closed(tail, "pg_dump", f"its {section} section")
+
+
+def _require_closed(tail: Tail, program: str, what: str) -> None:
     if not tail.closed:
         raise PostgresFailed(
-            f"pg_dump ended with 0, but its {section} section lacks the closing line",
-            hint="Check that pg_dump is PostgreSQL's own and not a wrapper.",
+            f"{program} ended with 0, but {what} lacks the closing line",
+            hint=f"Check that {program} is PostgreSQL's own and not a wrapper.",
         )
 
 
@@ -229,11 +248,12 @@ class PostgresDump:
             self._lock_timeout = min(lock_timeout, _QUEUE_TIMEOUT)
         if self.jobs > 1:
             self._relations = with_sizes(connection, self._relations, encoding)
+        self._conninfo = conninfo_of(connection)
         self._options = (
             f"--snapshot={snapshot}",
             f"--lock-wait-timeout={int(self._lock_timeout * 1000)}",
             "--no-password",
-            f"--dbname={conninfo_of(connection)}",
+            f"--dbname={self._conninfo}",
             *_PLAIN,
         )
         without_rows = {(each.schema, each.table) for each in self.not_here.tables}
@@ -270,6 +290,27 @@ class PostgresDump:
         if self._access is None:
             self._access = read_access(self._connection)
         return self._access
+
+    def globals(self, *, passwords: bool) -> bytes:
+        """What pg_dumpall writes that is told to leave the databases alone.
+
+        It takes a connection string for the name of the database that it connects to.
+        Raises `ChildFailed` with a hint where passwords are wanted that the role may not read.
+        """
+        pg_dumpall = self._clients.tool("pg_dumpall")
+        options = ["--globals-only", "--no-password", f"--database={self._conninfo}"]
+        if not passwords:
+            options.append("--no-role-passwords")
+        if self.source.encoding != "UTF8":
+            # A name has the bytes that a session of any database gave it, and keeps them so.
+            options.append("--encoding=SQL_ASCII")
+        env = {**self._env, "PGOPTIONS": f"{self._env['PGOPTIONS']} {_ENDLESS}"}
+        with self._telling_who():
+            script = output([pg_dumpall, *options], env, patience=self._patience)
+        tail = Tail(CLOSING_LINE_OF_GLOBALS)
+        tail.feed(script)
+        _require_closed(tail, "pg_dumpall", "what it wrote")
+        return script
 
     def data(self) -> Sequence[Stream]:
         """The groups of the plan, and everything that is in none of them.

@@ -10,7 +10,7 @@ from typing import Literal, Self
 from pydantic import AwareDatetime, NonNegativeInt
 
 from backup_pipeline.engine.documents import from_json, to_json
-from backup_pipeline.engine.model import Act, Codec, Evidence, EvidenceEntry, Manifest
+from backup_pipeline.engine.model import Act, Codec, Evidence, EvidenceEntry, Globals, Manifest
 from backup_pipeline.engine.names import Keys
 from backup_pipeline.engine.store import ObjectStore
 from backup_pipeline.errors import StoreError, VerificationFailed
@@ -37,6 +37,7 @@ class Entry:
     """Why the evidence can't be read."""
     codec: Codec = Codec.GZIP
     encrypted: bool = False
+    globals: Globals = Globals.NONE
 
     @classmethod
     def of(
@@ -61,6 +62,7 @@ class Entry:
             damage=damage,
             codec=manifest.codec,
             encrypted=manifest.encryption is not None,
+            globals=manifest.globals,
         )
 
 

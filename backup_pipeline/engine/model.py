@@ -54,6 +54,14 @@ class Codec(StrEnum):
         return 1 if self is Codec.GZIP else 3
 
 
+class Globals(StrEnum):
+    """What a backup has of the server's globals: roles, memberships, role settings, tablespaces."""
+
+    NONE = "none"
+    WITHOUT_PASSWORDS = "without-passwords"
+    WITH_PASSWORDS = "with-passwords"
+
+
 class Section(StrEnum):
     """What a member of the dump holds, in the order in which members stand in the dump."""
 
@@ -205,6 +213,19 @@ class SchemaArchive:
 
 @_document
 @dataclass(frozen=True, slots=True)
+class GlobalsScript:
+    """The script of the globals (`pg_dumpall`) that lies beside the dump, as it is stored."""
+
+    length: NonNegativeInt
+    raw_length: NonNegativeInt
+    """Bytes of SQL in it."""
+    sha256: Sha256
+    passwords: bool
+    """Whether the verifiers of passwords are in it."""
+
+
+@_document
+@dataclass(frozen=True, slots=True)
 class Piece:
     """A stretch of an object, cut wherever it came to be."""
 
@@ -216,7 +237,7 @@ class Piece:
 @_document
 @dataclass(frozen=True, slots=True)
 class Encryption:
-    """That dump and archive are files of age, and what can be proved of the dump without a key."""
+    """That all but documents are files of age, and what can be proved of the dump without a key."""
 
     recipients: tuple[str, ...]
     """The public keys: who has the identity of one of them can decrypt."""
@@ -253,6 +274,7 @@ class Manifest:
     remarks: tuple[str, ...] = ()
     """What people should know of how it was made, a sentence each."""
     encryption: Encryption | None = None
+    globals_script: GlobalsScript | None = None
 
     @property
     def kind(self) -> Kind:
@@ -263,6 +285,19 @@ class Manifest:
     def archive_kind(self) -> Kind:
         """What the schema archive is."""
         return archive_kind(encrypted=self.encryption is not None)
+
+    @property
+    def globals_kind(self) -> Kind:
+        """What the script of the globals is."""
+        return globals_kind(encrypted=self.encryption is not None)
+
+    @property
+    def globals(self) -> Globals:
+        """What it has of the globals."""
+        if self.globals_script is None:
+            return Globals.NONE
+        with_passwords = self.globals_script.passwords
+        return Globals.WITH_PASSWORDS if with_passwords else Globals.WITHOUT_PASSWORDS
 
     @property
     def stretches(self) -> Sequence[Member | Piece]:
@@ -303,6 +338,11 @@ def dump_kind(codec: Codec, *, encrypted: bool) -> Kind:
 def archive_kind(*, encrypted: bool) -> Kind:
     """What the object of a schema archive is."""
     return Kind.SCHEMA.encrypted if encrypted else Kind.SCHEMA
+
+
+def globals_kind(*, encrypted: bool) -> Kind:
+    """What the object of the globals is."""
+    return Kind.GLOBALS.encrypted if encrypted else Kind.GLOBALS
 
 
 def all_rows(members: Iterable[Member]) -> tuple[TableRows, ...]:
@@ -412,12 +452,16 @@ class Backup:
     """Why somebody pinned it, perhaps without a word; `None` where nobody did."""
     codec: Codec = Codec.GZIP
     encrypted: bool = False
+    globals: Globals = Globals.NONE
+    """What it has of the globals."""
 
     @property
-    def kinds(self) -> tuple[Kind, Kind]:
-        """What its dump and its archive are."""
+    def kinds(self) -> tuple[Kind, ...]:
+        """What its dump, its globals where it has them, and its archive are."""
         encrypted = self.encrypted
-        return dump_kind(self.codec, encrypted=encrypted), archive_kind(encrypted=encrypted)
+        scripts = () if self.globals is Globals.NONE else (globals_kind(encrypted=encrypted),)
+        dump = dump_kind(self.codec, encrypted=encrypted)
+        return dump, *scripts, archive_kind(encrypted=encrypted)
 
 
 BACKUP_ID = "backup-id"

@@ -21,6 +21,9 @@ _NAME = re.compile(r"(?P<database>[A-Za-z0-9_.~%-]+)_(?P<stamp>\d{4}-\d{2}-\d{2}
 class Kind(StrEnum):
     """What an object of a backup is; the value is the suffix of its key."""
 
+    # Before the dumps, because their suffixes end with those of dumps.
+    GLOBALS = ".globals.sql.gz"
+    GLOBALS_AGE = ".globals.sql.gz.age"
     DUMP = ".sql.gz"
     DUMP_ZSTD = ".sql.zst"
     DUMP_AGE = ".sql.gz.age"
@@ -33,7 +36,7 @@ class Kind(StrEnum):
 
     @property
     def encrypted(self) -> "Kind":
-        """What a dump or an archive is that was encrypted."""
+        """What a dump, an archive or the globals are that were encrypted."""
         return Kind(f"{self}.age")
 
 
@@ -41,6 +44,7 @@ PLAIN_DUMPS = (Kind.DUMP, Kind.DUMP_ZSTD)
 DUMPS = (*PLAIN_DUMPS, Kind.DUMP_AGE, Kind.DUMP_ZSTD_AGE)
 """A backup has one of them; its manifest says which."""
 ARCHIVES = (Kind.SCHEMA, Kind.SCHEMA_AGE)
+GLOBALS = (Kind.GLOBALS, Kind.GLOBALS_AGE)
 
 
 @dataclass(frozen=True, slots=True, order=True)

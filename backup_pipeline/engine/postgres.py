@@ -66,6 +66,10 @@ _ENDLESS = """
     WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout',
                    'idle_session_timeout', 'idle_in_transaction_session_timeout')
 """
+NO_PASSWORDS = (
+    "Passwords are for superusers and members of pg_read_all_data: become one, or leave them out "
+    "with BACKUP_GLOBALS=without-passwords."
+)
 _SETTLED = {name.encode() for name in _NOT_FOR_CHILDREN}
 
 
@@ -397,6 +401,8 @@ def advice_on(said: str) -> str | None:
             "The standby went on with what the primary had removed or locked. Raise "
             "max_standby_streaming_delay on it, or back up the primary."
         )
+    if "pg_authid" in said:
+        return NO_PASSWORDS
     return None
 
 

@@ -16,7 +16,15 @@ from backup_pipeline.engine.model import (
     RetentionPolicy,
     Stray,
 )
-from backup_pipeline.engine.names import ARCHIVES, DUMPS, PLAIN_DUMPS, BackupName, Keys, Kind
+from backup_pipeline.engine.names import (
+    ARCHIVES,
+    DUMPS,
+    GLOBALS,
+    PLAIN_DUMPS,
+    BackupName,
+    Keys,
+    Kind,
+)
 from backup_pipeline.engine.pins import is_pinned
 from backup_pipeline.engine.retention import decide, refusal
 from backup_pipeline.engine.store import ObjectStore, UploadInfo
@@ -87,7 +95,8 @@ def _delete_leftovers(
         if parsed and (stray.deletable or stray.unfinished):
             left_over[parsed[0]][parsed[1]] = stray
     for name, objects in left_over.items():
-        kinds = [kind for kind in (*DUMPS, *ARCHIVES) if kind in objects]
+        # The archive last, because it tells whose the others are.
+        kinds = [kind for kind in (*DUMPS, *GLOBALS, *ARCHIVES) if kind in objects]
         adoptable = objects.keys() & {*PLAIN_DUMPS}
         # Nothing of them may be of a backup that is still being made.
         youngest = max(stray.modified_at for stray in objects.values())

@@ -108,7 +108,7 @@ def restore(
     with server.using(maintenance(target)).connect() as admin:
         require_free(admin, target, replace=replace, patient=disconnect or wait > 0)
         require_suitable(admin, manifest.source)
-        require_whole(backup, jobs, report, inflating=False)
+        require_whole(backup, jobs, report, inflating=False, globals_too=False)
         verified_at = clock()
         server = without_event_triggers(server, admin)
         remove_leftovers(server, admin)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from backup_pipeline.errors import VerificationFailed
 
 CLOSING_LINE = b"-- PostgreSQL database dump complete"
+CLOSING_LINE_OF_GLOBALS = b"-- PostgreSQL database cluster dump complete"
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,9 +301,10 @@ def copy_begin(sql: bytes) -> CopyBegin:
 
 
 class Tail:
-    """Keeps the end of a text, to see that pg_dump closed it."""
+    """Keeps the end of a text, to see that pg_dump, or pg_dumpall, closed it."""
 
-    def __init__(self) -> None:
+    def __init__(self, closing_line: bytes = CLOSING_LINE) -> None:
+        self._closing = b"\n" + closing_line + b"\n"
         self._end = b""
 
     def feed(self, chunk: bytes) -> None:
@@ -311,8 +313,8 @@ class Tail:
 
     @property
     def closed(self) -> bool:
-        """Whether the text ends with pg_dump's closing line, and nothing but comments behind it."""
-        _, found, behind = self._end.rpartition(b"\n" + CLOSING_LINE + b"\n")
+        """Whether the text ends with the closing line, and nothing but comments behind it."""
+        _, found, behind = self._end.rpartition(self._closing)
         lines = [line for line in behind.splitlines() if line.strip()]
         return bool(found) and all(
             line.startswith(b"--") or _RESTRICT.fullmatch(line) for line in lines

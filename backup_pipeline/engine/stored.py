@@ -6,12 +6,23 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 from backup_pipeline.engine.age import CHUNK, SEALED, Identity, Payload, decrypted
+from backup_pipeline.engine.compression import decompress
 from backup_pipeline.engine.documents import from_json
-from backup_pipeline.engine.model import Contents, Encryption, Manifest, Piece
-from backup_pipeline.engine.names import BackupName, Keys
+from backup_pipeline.engine.model import (
+    Codec,
+    Contents,
+    Encryption,
+    GlobalsScript,
+    Manifest,
+    Piece,
+    SchemaArchive,
+)
+from backup_pipeline.engine.names import BackupName, Keys, Kind
+from backup_pipeline.engine.script import CLOSING_LINE_OF_GLOBALS, ScriptReader, Tail
 from backup_pipeline.engine.store import ObjectInfo, ObjectStore
-from backup_pipeline.errors import NoIdentity, ObjectMissing, VerificationFailed
+from backup_pipeline.errors import NoIdentity, NotFound, ObjectMissing, VerificationFailed
 
+_GLOBALS = "the script of the globals"
 _MOST_HEADER = 1 << 16
 """Bytes, enough for hundreds of recipients: a forged manifest must not have more read."""
 
@@ -94,20 +105,52 @@ class StoredBackup:
         """The schema archive as it is stored; raises as `archive`."""
         expected = self.manifest.schema_archive
         assert expected
-        key = self._keys.of(self._name, self.manifest.archive_kind)
+        return self._whole(self.manifest.archive_kind, "the schema archive", expected)
+
+    def globals(self) -> bytes:
+        """The script of the globals, for psql.
+
+        Raises `NotFound` where there is none, `NoIdentity`, and `VerificationFailed` where it is
+        not what was stored, or not what pg_dumpall writes.
+        """
+        expected = self.manifest.globals_script
+        if expected is None:
+            raise NotFound(
+                f"the backup {self._name} has no roles and other globals",
+                hint="A backup has them that is made with BACKUP_GLOBALS or --globals; "
+                "`backup-pipeline show` tells whether one has.",
+            )
+        self.require_identity()
+        stored = self.stored_globals()
+        try:
+            script = decrypted(stored, self._identities) if self.manifest.encryption else stored
+            sql = b"".join(decompress([script], expected.raw_length, Codec.GZIP))
+            _require_closed(sql)
+        except VerificationFailed as error:
+            raise VerificationFailed(f"{_GLOBALS}: {error.message}") from error
+        return sql
+
+    def stored_globals(self) -> bytes:
+        """The script of the globals as it is stored; raises as `globals`."""
+        expected = self.manifest.globals_script
+        assert expected
+        return self._whole(self.manifest.globals_kind, _GLOBALS, expected)
+
+    def _whole(self, kind: Kind, what: str, expected: SchemaArchive | GlobalsScript) -> bytes:
+        """All of an object beside the dump, as it is stored."""
+        key = self._keys.of(self._name, kind)
         try:
             stored = self._store.head(key)
             if stored.size != expected.length:
                 raise VerificationFailed(
-                    f"the schema archive has {stored.size} bytes where the backup had "
-                    f"{expected.length}"
+                    f"{what} has {stored.size} bytes where the backup had {expected.length}"
                 )
-            archive = b"".join(self._store.read(key, etag=stored.etag))
+            body = b"".join(self._store.read(key, etag=stored.etag))
         except ObjectMissing as error:
             raise _missing(error) from error
-        if hashlib.sha256(archive).hexdigest() != expected.sha256:
-            raise VerificationFailed("the schema archive is not the one that was stored")
-        return archive
+        if hashlib.sha256(body).hexdigest() != expected.sha256:
+            raise VerificationFailed(f"{what} is not the one that was stored")
+        return body
 
     def contents(self) -> Contents:
         """What a restored database has to hold, digests included; raises `VerificationFailed`."""
@@ -138,6 +181,16 @@ class StoredBackup:
             raise VerificationFailed(f"no header of a file of age has {encryption.header} bytes")
         header = b"".join(self.read_stored(0, encryption.header))
         return Payload(header, self.info.size, self._identities)
+
+
+def _require_closed(sql: bytes) -> None:
+    """Raise `VerificationFailed` unless a script is whole, and has psql do nothing of its own."""
+    tail, reader = Tail(CLOSING_LINE_OF_GLOBALS), ScriptReader()
+    tail.feed(sql)
+    if not tail.closed:
+        raise VerificationFailed("pg_dumpall's closing line is missing")
+    for _ in (*reader.feed(sql), *reader.close()):
+        pass  # a command of psql's own, of which pg_dumpall writes none, is an error of the reader
 
 
 def _behind(length: int, chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -51,7 +51,8 @@ def verify(
     """Read every byte of a backup back, compare it with the manifest, and record what was found.
 
     Per member: SHA-256 of the stored bytes, the checksum of gzip or zstd, the raw length, the
-    rows of each table counted again, and pg_dump's closing line; then the schema archive's SHA-256.
+    rows of each table counted again, and pg_dump's closing line; then the schema archive's SHA-256,
+    and of the globals all but the rows.
     A backup that fails is no error here: `passed` says so, and `findings` where.
     Of one that is encrypted, where none of the `identities` is right, the stored bytes are
     compared, and no more: `opened` says so.
@@ -85,7 +86,12 @@ def verify(
 
 
 def require_whole(
-    backup: StoredBackup, jobs: int, report: Report = silent, *, inflating: bool = True
+    backup: StoredBackup,
+    jobs: int,
+    report: Report = silent,
+    *,
+    inflating: bool = True,
+    globals_too: bool = True,
 ) -> None:
     """Compare all that is stored of a backup with its manifest.
 
@@ -93,6 +99,7 @@ def require_whole(
     time, and what it stands for is left to whoever reads it next (see `read_members`).
     What is encrypted is compared as it is stored; where there is a key every chunk is decrypted
     as well, so that nothing is released of a file that was tampered with anywhere.
+    Without `globals_too` nobody looks at the globals, of which a restored database has nothing.
     Raises `VerificationFailed` at the first difference, the first by its place in the dump
     whichever of the `jobs` threads finds it, and the errors of the store.
     """
@@ -106,6 +113,8 @@ def require_whole(
             _go_through(partial(read_members, backup), manifest.members, length, jobs, report)
         if manifest.schema_archive:
             backup.archive() if backup.is_readable else backup.stored_archive()
+        if manifest.globals_script and globals_too:
+            backup.globals() if backup.is_readable else backup.stored_globals()
     except ObjectMissing as error:
         raise VerificationFailed(
             f"an object of the backup is missing or was replaced: {error.message}"

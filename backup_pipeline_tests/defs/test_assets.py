@@ -10,7 +10,7 @@ from backup_pipeline.defs.database import Database, key_prefix
 from backup_pipeline.defs.factory import database_definitions
 from backup_pipeline.defs.jobs import JOB
 from backup_pipeline.defs.resources import resources
-from backup_pipeline.engine.model import Codec, Section, State
+from backup_pipeline.engine.model import Codec, Globals, Section, State
 from backup_pipeline.errors import ChildFailed
 from backup_pipeline.settings import Settings
 from backup_pipeline_tests.defs.project import (
@@ -38,6 +38,18 @@ def test_the_job_leaves_a_verified_backup(project: Project) -> None:
     (backup,) = project.backups()
     assert backup.state is State.VERIFIED
     assert backup.name.label == datetime(2025, 12, 16, 12, 0, 1)  # noqa: DTZ001  # local time
+
+
+@pytest.mark.parametrize("globals_", list(Globals))
+def test_the_backup_has_the_globals_that_the_settings_ask_for(
+    instance: dg.DagsterInstance, globals_: Globals
+) -> None:
+    project = Project(instance, Settings(database="ahold_options", globals=globals_))
+    result = project.run()
+    assert result.success
+    (backup,) = project.backups()
+    assert (backup.globals, backup.state) == (globals_, State.VERIFIED)
+    assert metadata_of(result, "database_dump")["globals"] == str(globals_)
 
 
 def test_the_job_on_fakes_takes_less_than_a_second(project: Project) -> None:

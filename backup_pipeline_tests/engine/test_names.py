@@ -58,6 +58,8 @@ def test_a_name_is_the_database_and_its_label() -> None:
 
 def test_keys_are_prefix_name_and_kind() -> None:
     assert [KEYS.of(NAME, kind) for kind in Kind] == [
+        "backups/postgres/ahold_options_2025-12-16_230000.globals.sql.gz",
+        "backups/postgres/ahold_options_2025-12-16_230000.globals.sql.gz.age",
         "backups/postgres/ahold_options_2025-12-16_230000.sql.gz",
         "backups/postgres/ahold_options_2025-12-16_230000.sql.zst",
         "backups/postgres/ahold_options_2025-12-16_230000.sql.gz.age",

@@ -407,7 +407,7 @@ MUTATIONS = (
     Mutation(
         "what was a backup once was not left by one that was killed",
         "catalog.py",
-        "objects.keys() - DUMPS not in ({archive} for archive in ARCHIVES)",
+        "objects.keys() - {*DUMPS, *GLOBALS} not in ({archive} for archive in ARCHIVES)",
         "not objects.keys() & {*ARCHIVES}",
         ("engine/test_prune.py::test_what_was_a_backup_once_is_not_taken_for_one_that_was_killed",),
     ),
@@ -498,8 +498,8 @@ MUTATIONS = (
     Mutation(
         "a backup without its schema archive has failed",
         "catalog.py",
-        "        state = State.FAILED\n",
-        "",
+        "    if entry.archived and archive_kind(encrypted=entry.encrypted) not in objects:\n",
+        "    if False:\n",
         ("engine/test_catalog.py::test_a_backup_whose_schema_archive_is_missing_has_failed",),
     ),
     Mutation(
@@ -699,11 +699,14 @@ MUTATIONS = (
         ("engine/test_verify.py::test_a_member_too_few_is_found",),
     ),
     Mutation(
-        "the schema archive is compared",
+        "the schema archive is compared, and so are the globals",
         "stored.py",
-        "        if hashlib.sha256(archive).hexdigest() != expected.sha256:\n",
+        "        if hashlib.sha256(body).hexdigest() != expected.sha256:\n",
         "        if False:\n",
-        ("engine/test_verify.py::test_another_schema_archive_is_found",),
+        (
+            "engine/test_verify.py::test_another_schema_archive_is_found",
+            "engine/test_globals.py::test_one_flipped_bit_anywhere_is_found_and_it_is_said_where",
+        ),
     ),
     Mutation(
         "only what is encrypted may do without the SHA-256 of its members",
@@ -1030,7 +1033,7 @@ MUTATIONS = (
     Mutation(
         "every byte is verified before the server is touched",
         "restore.py",
-        "        require_whole(backup, jobs, report, inflating=False)\n",
+        "        require_whole(backup, jobs, report, inflating=False, globals_too=False)\n",
         "",
         ("faults/test_bit_rot.py::test_rot_is_found_before_a_restore_says_a_word",),
     ),
@@ -1466,5 +1469,200 @@ MUTATIONS = (
         "    if standby:\n",
         "    if False:\n",
         ("faults/test_standby.py::test_nothing_is_attempted_on_a_server_that_takes_no_writes",),
+    ),
+    # roles and other globals
+    Mutation(
+        "what pg_dumpall writes ends with its closing line",
+        "dump.py",
+        '        _require_closed(tail, "pg_dumpall", "what it wrote")\n',
+        "",
+        (
+            "integration/test_globals.py::test_a_pg_dumpall_that_fails_makes_the_backup_fail_and_leaves_nothing",
+        ),
+    ),
+    Mutation(
+        "passwords of roles are left out unless they are asked for",
+        "dump.py",
+        "        if not passwords:\n",
+        "        if False:\n",
+        (
+            "integration/test_dump_contract.py::test_its_globals_are_a_whole_script_with_passwords_or_without",
+        ),
+    ),
+    Mutation(
+        "a name that looks like a connection string is a name to pg_dumpall, too",
+        "dump.py",
+        'f"--database={self._conninfo}"',
+        'f"--database={self.source.database}"',
+        (
+            "integration/test_globals.py::test_a_database_with_a_name_like_a_connection_string_has_them_too",
+        ),
+    ),
+    Mutation(
+        "names of roles keep their bytes in a database of another encoding",
+        "dump.py",
+        '        if self.source.encoding != "UTF8":\n',
+        "        if False:\n",
+        (
+            "integration/test_globals.py::test_names_are_the_same_from_a_database_of_another_encoding",
+        ),
+    ),
+    Mutation(
+        "no timeout of an owner ends the reading of roles",
+        "dump.py",
+        "{self._env['PGOPTIONS']} {_ENDLESS}",
+        "{self._env['PGOPTIONS']}",
+        ("integration/test_globals.py::test_no_timeout_of_an_owner_ends_them",),
+    ),
+    Mutation(
+        "who may not read passwords is told what to do",
+        "postgres.py",
+        '    if "pg_authid" in said:\n',
+        "    if False:\n",
+        (
+            "integration/test_globals.py::test_a_role_that_is_no_superuser_has_them_without_passwords_or_is_told_so",
+        ),
+    ),
+    Mutation(
+        "the globals of an encrypted backup are encrypted",
+        "backup.py",
+        "        script = encrypted(script, recipients)\n",
+        "        pass\n",
+        (
+            "engine/test_globals.py::test_encrypted_they_are_for_the_same_recipients_and_take_the_key",
+        ),
+    ),
+    Mutation(
+        "globals of another's are never taken back",
+        "backup.py",
+        "            made.remove(kind)\n",
+        "",
+        ("engine/test_globals.py::test_a_foreign_script_of_that_name_is_never_touched",),
+    ),
+    Mutation(
+        "globals are taken back",
+        "backup.py",
+        "        made.append(kind)\n        try:\n",
+        "        try:\n",
+        (
+            "engine/test_globals.py::test_a_failure_at_any_object_takes_all_back",
+            "engine/test_globals.py::test_a_foreign_script_of_that_name_is_never_touched",
+        ),
+    ),
+    Mutation(
+        "a verification looks at the globals",
+        "verify.py",
+        "        if manifest.globals_script and globals_too:\n",
+        "        if False:\n",
+        ("engine/test_globals.py::test_one_flipped_bit_anywhere_is_found_and_it_is_said_where",),
+    ),
+    Mutation(
+        "a restore has no use for the globals",
+        "restore.py",
+        "inflating=False, globals_too=False)",
+        "inflating=False)",
+        (
+            "integration/test_globals.py::test_damaged_globals_fail_a_verification_and_a_drill_and_stop_no_restore",
+        ),
+    ),
+    Mutation(
+        "stored globals end with pg_dumpall's closing line",
+        "stored.py",
+        "    if not tail.closed:\n",
+        "    if False:\n",
+        (
+            "engine/test_globals.py::test_right_hashes_do_not_make_up_for_what_pg_dumpall_does_not_write",
+        ),
+    ),
+    Mutation(
+        "globals have psql do nothing of its own",
+        "stored.py",
+        "    for _ in (*reader.feed(sql), *reader.close()):\n",
+        "    for _ in ():\n",
+        (
+            "engine/test_globals.py::test_right_hashes_do_not_make_up_for_what_pg_dumpall_does_not_write",
+        ),
+    ),
+    Mutation(
+        "encrypted globals take the key",
+        "stored.py",
+        "        self.require_identity()\n        stored",
+        "        stored",
+        (
+            "engine/test_globals.py::test_encrypted_they_are_for_the_same_recipients_and_take_the_key",
+        ),
+    ),
+    Mutation(
+        "a backup whose globals are missing has failed",
+        "catalog.py",
+        "    if scripted and globals_kind(encrypted=entry.encrypted) not in objects:\n",
+        "    if False:\n",
+        (
+            "engine/test_globals.py::test_a_missing_object_is_found_by_a_verification_and_by_a_listing",
+        ),
+    ),
+    Mutation(
+        "globals that a manifest does not have are nobody's to delete",
+        "catalog.py",
+        "        others |= {*GLOBALS}\n",
+        "        pass\n",
+        ("engine/test_globals.py::test_a_foreign_script_beside_a_dump_without_an_archive_stays",),
+    ),
+    Mutation(
+        "what a killed backup left is known with its globals, too",
+        "catalog.py",
+        "objects.keys() - {*DUMPS, *GLOBALS} not in",
+        "objects.keys() - DUMPS not in",
+        ("engine/test_globals.py::test_what_a_killed_backup_left_goes_in_time_the_archive_last",),
+    ),
+    Mutation(
+        "the archive of a killed backup goes last",
+        "prune.py",
+        "(*DUMPS, *GLOBALS, *ARCHIVES)",
+        "(*DUMPS, *ARCHIVES, *GLOBALS)",
+        ("engine/test_globals.py::test_what_a_killed_backup_left_goes_in_time_the_archive_last",),
+    ),
+    Mutation(
+        "a backup goes with its globals",
+        "model.py",
+        "        return dump, *scripts, archive_kind(",
+        "        return dump, archive_kind(",
+        (
+            "engine/test_globals.py::test_a_prune_takes_them_with_the_backup_and_the_archive_after_them",
+        ),
+    ),
+    Mutation(
+        "who may not read passwords is told so beforehand",
+        "diagnosis_server.py",
+        '_column(connection, _MAY_READ_PASSWORDS) != ["True"]',
+        "False",
+        (
+            "integration/test_globals.py::test_a_role_that_is_no_superuser_has_them_without_passwords_or_is_told_so",
+        ),
+    ),
+    Mutation(
+        "a pg_dumpall that is missing is told beforehand",
+        "diagnosis_server.py",
+        '        if not chosen.tool("pg_dumpall").is_file():\n',
+        "        if False:\n",
+        (
+            "integration/test_globals.py::test_a_pg_dumpall_that_fails_makes_the_backup_fail_and_leaves_nothing",
+        ),
+    ),
+    Mutation(
+        "a file of globals is for nobody else",
+        "globals.py",
+        "0o600",
+        "0o644",
+        ("test_cli.py::test_globals_go_into_a_new_file_that_nobody_else_may_read",),
+        folder="cli",
+    ),
+    Mutation(
+        "a file of globals takes nobody's place",
+        "globals.py",
+        "os.O_CREAT | os.O_EXCL",
+        "os.O_CREAT",
+        ("test_cli.py::test_globals_go_into_a_new_file_that_nobody_else_may_read",),
+        folder="cli",
     ),
 )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 COMMAND = (sys.executable, "-c", "from backup_pipeline.cli import main; main()")
 PREFIX = "backups/postgres/"
-MANIFEST, DUMP = ".manifest.json", ".sql.gz"
+MANIFEST, DUMP, GLOBALS = ".manifest.json", ".sql.gz", ".globals.sql.gz"
 PATIENCE = 60
 """Seconds for what a killed process leaves to notice it; it takes far less on an idle machine."""
 
@@ -122,7 +122,10 @@ class Witness:
         return {key.removesuffix(MANIFEST) for key in keys if key.endswith(MANIFEST)}
 
     def require_whole(self, name: str, rows: int) -> None:
-        """A visible backup has to be one that gunzip reads, to its last line, with all rows."""
+        """A visible backup has to be one that gunzip reads, to its last line, with all rows.
+
+        If its manifest speaks of globals, they have to be there and be whole as well.
+        """
         manifest = json.loads(self.body(f"{PREFIX}{name}{MANIFEST}"))
         dump = self.body(f"{PREFIX}{name}{DUMP}")
         assert len(dump) == sum(member["length"] for member in manifest["members"])
@@ -131,13 +134,18 @@ class Witness:
         begun = sql.index(b"COPY public.rows ")
         copied = sql[begun : sql.index(b"\n\\.\n", begun)]
         assert copied.count(b"\n") == rows
+        if script := manifest["globals_script"]:
+            globals_ = self.body(f"{PREFIX}{name}{GLOBALS}")
+            assert len(globals_) == script["length"]
+            assert b"database cluster dump complete" in gzip.decompress(globals_)[-100:]
 
     def backends(self, database: str) -> list[tuple[object, ...]]:
         """The sessions that still work for the software in databases whose names begin so."""
         with psycopg.connect(self.postgres.dsn(), autocommit=True) as admin:
             return admin.execute(
                 "SELECT pid, application_name, state, query FROM pg_stat_activity"
-                " WHERE application_name IN ('backup-pipeline', 'pg_dump', 'pg_restore', 'psql')"
+                " WHERE application_name IN"
+                " ('backup-pipeline', 'pg_dump', 'pg_dumpall', 'pg_restore', 'psql')"
                 " AND (starts_with(datname, %s) OR datname = 'postgres')",
                 (database,),
             ).fetchall()

@@ -53,7 +53,8 @@ def witness(s3_server: S3Access, bucket: str, postgres18: EmbeddedPostgres) -> I
 def victim(
     live: Server, s3_environment: dict[str, str], postgres18: EmbeddedPostgres
 ) -> Iterator[Victim]:
-    victim = Victim({**s3_environment, **postgres18.environment(live.database)})
+    environment = {**s3_environment, **postgres18.environment(live.database)}
+    victim = Victim({**environment, "BACKUP_GLOBALS": "without-passwords"})
     yield victim
     victim.wait_until_gone()
 
@@ -117,10 +118,11 @@ def test_a_backup_killed_at_any_call_of_the_store_is_whole_or_invisible(
 
 
 @pytest.mark.parametrize(
-    ("call", "left"),
+    ("call", "number", "left"),
     [
-        ("CompleteMultipartUpload", {Kind.SCHEMA}),
-        ("PutObject", {Kind.SCHEMA, Kind.DUMP}),
+        ("PutObject", 1, {Kind.SCHEMA}),
+        ("CompleteMultipartUpload", 0, {Kind.SCHEMA, Kind.GLOBALS}),
+        ("PutObject", 2, {Kind.SCHEMA, Kind.GLOBALS, Kind.DUMP}),
     ],
 )
 def test_what_a_backup_leaves_that_is_killed_before_its_manifest_goes_in_time_and_not_before(
@@ -130,6 +132,7 @@ def test_what_a_backup_leaves_that_is_killed_before_its_manifest_goes_in_time_an
     store: ObjectStore,
     faulty_s3: FaultyS3,
     call: str,
+    number: int,
     left: set[Kind],
 ) -> None:
     victim.run("backup", *dated(0))
@@ -141,8 +144,8 @@ def test_what_a_backup_leaves_that_is_killed_before_its_manifest_goes_in_time_an
         kill(started[0].pid, alone=False)
         exchange.reset()
 
-    # The first object that is put is the archive, and the next one the manifest.
-    faulty_s3.on(call, dies, skip=1 if call == "PutObject" else 0)
+    # The first object that is put is the archive, then come the globals, and then the manifest.
+    faulty_s3.on(call, dies, skip=number)
     before = witness.objects().keys()
     with victim.start("backup", *dated(1)) as process:
         started.append(process)
@@ -160,7 +163,7 @@ def test_what_a_backup_leaves_that_is_killed_before_its_manifest_goes_in_time_an
         result = prune(store, keys, live.database, policy, now=moment, dry_run=dry_run)
         return {stray.key for stray in result.cleared}
 
-    hours = 25 if left == {Kind.SCHEMA} else 30 * 24 + 1
+    hours = 30 * 24 + 1 if Kind.DUMP in left else 25
     good = set(witness.objects()) - found
     assert prune_in(hours - 2) == set()
     assert prune_in(hours, dry_run=True) == found
@@ -188,7 +191,7 @@ def require_repaired(live: Server, victim: Victim, witness: Witness, store: Obje
     prune(store, Keys(PREFIX), live.database, RetentionPolicy(days=30), now=tomorrow)
     assert witness.uploads() == []
     assert witness.visible() == visible
-    dumped = {stem(key) for key in orphans if key.endswith(Kind.DUMP)}
+    dumped = {stem(key) for key in orphans if kind(key) is Kind.DUMP}
     assert {stem(key) for key in orphans & witness.objects().keys()} == dumped
     for name in dumped:
         victim.run("adopt", name)
@@ -213,10 +216,16 @@ def stem(key: str) -> str:
     return str(parsed[0]) if parsed else key.removeprefix(PREFIX)
 
 
+def kind(key: str) -> Kind | None:
+    """What the object of a backup is."""
+    parsed = Keys(PREFIX).parse(key)
+    return parsed[1] if parsed else None
+
+
 def lasting(witness: Witness) -> dict[str, str]:
     """What never changes any more of the backups that there are."""
     names = witness.visible()
-    kinds = (Kind.DUMP, Kind.SCHEMA, Kind.MANIFEST)
+    kinds = (Kind.DUMP, Kind.GLOBALS, Kind.SCHEMA, Kind.MANIFEST)
     found = witness.objects().items()
     return {key: etag for key, etag in found if stem(key) in names and key.endswith(kinds)}
 

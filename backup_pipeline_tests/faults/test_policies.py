@@ -38,7 +38,7 @@ KEYS = Keys("backups/postgres/")
 VERBS = {
     "backup": {"backup --no-verify"},
     "verify": {"list", "show", "verify", "drill"},
-    "restore": {"list", "show", "restore"},
+    "restore": {"list", "show", "restore", "globals"},
     "prune": {"list", "show", "prune"},
     "keep": {"list", "show", "keep", "unkeep"},
     "everything": {
@@ -49,6 +49,7 @@ VERBS = {
         "verify",
         "drill",
         "restore",
+        "globals",
         "prune",
         "keep",
         "unkeep",
@@ -57,16 +58,24 @@ VERBS = {
     "logs": set[str](),
 }
 IMPLIED = {
-    "verify": {"restore"},
-    "prune": {"restore", "verify", "drill"},
-    "keep": {"restore"},
+    "verify": {"restore", "globals"},
+    "prune": {"restore", "globals", "verify", "drill"},
+    "keep": {"restore", "globals"},
 }
 """What a policy cannot help to allow: who may read may restore."""
 CALLS = {
     "backup": {"put dump", "put manifest", "put evidence", "put pin", "upload"},
     "verify": {"list", "get", "put evidence"},
     "restore": {"list", "get"},
-    "prune": {"list", "get", "put manifest", "put evidence", "delete dump", "delete manifest"},
+    "prune": {
+        "list",
+        "get",
+        "put manifest",
+        "put evidence",
+        "delete dump",
+        "delete globals",
+        "delete manifest",
+    },
     "keep": {"list", "get", "put pin"},
     "everything": {
         "list",
@@ -77,6 +86,7 @@ CALLS = {
         "put pin",
         "upload",
         "delete dump",
+        "delete globals",
         "delete manifest",
     },
     "logs": set[str](),
@@ -179,7 +189,7 @@ def now() -> datetime:
 def test_a_policy_is_enough_for_its_verbs_and_for_no_others(desk: Desk, policy: str) -> None:
     old = [make_backup(desk.store, now() - timedelta(days=days), database=desk.live.database)
            for days in (30, 31, 32)]  # fmt: skip
-    name = desk.as_admin("backup", "--no-prune")["name"]
+    name = desk.as_admin("backup", "--no-prune", "--globals", "without-passwords")["name"]
     into = f"{desk.live.database}_{policy}"
     commands = {
         "list": ["list"],
@@ -187,6 +197,7 @@ def test_a_policy_is_enough_for_its_verbs_and_for_no_others(desk: Desk, policy: 
         "verify": ["verify", name],
         "drill": ["drill", name],
         "restore": ["restore", "--backup", name, "--into", into, "--no-confirm"],
+        "globals": ["globals", "--backup", name],
         "keep": ["keep", name],
         "unkeep": ["unkeep", name],
         "prune": ["prune", "--retention-days", "0"],
@@ -230,6 +241,7 @@ def test_a_policy_allows_no_call_that_it_is_not_for(desk: Desk, policy: str) -> 
         "put pin": put(Kind.PIN),
         "upload": lambda: client.create_multipart_upload(Bucket=bucket, Key=key),
         "delete dump": delete(Kind.DUMP),
+        "delete globals": delete(Kind.GLOBALS),
         "delete manifest": delete(Kind.MANIFEST),
         "everything listed": lambda: client.list_objects_v2(Bucket=bucket),
         "got elsewhere": lambda: client.get_object(Bucket=bucket, Key="elsewhere/x"),

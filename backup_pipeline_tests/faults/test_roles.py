@@ -1,5 +1,6 @@
 """Faults 21 and 33: the roles of docs/security.md are enough, and less is never a silent subset."""
 
+import gzip
 import re
 import uuid
 from collections.abc import Iterator
@@ -17,9 +18,11 @@ from backup_pipeline.engine.diagnosis import diagnose
 from backup_pipeline.engine.drill import drill
 from backup_pipeline.engine.dump import PostgresDumpSource
 from backup_pipeline.engine.findings import Finding, Level
-from backup_pipeline.engine.names import BackupName, Keys
+from backup_pipeline.engine.model import Globals
+from backup_pipeline.engine.names import BackupName, Keys, Kind
 from backup_pipeline.engine.postgres import Server
 from backup_pipeline.engine.restore import restore
+from backup_pipeline.engine.verify import verify
 from backup_pipeline.errors import PostgresFailed
 from backup_pipeline_tests.fakes import MemoryStore
 from backup_pipeline_tests.integration.databases import (
@@ -107,10 +110,12 @@ def roles(postgres: EmbeddedPostgres) -> Iterator[Roles]:
             admin.execute(SQL("DROP ROLE {}").format(Identifier(role)))
 
 
-def make(roles: Roles, store: MemoryStore, role: str = "backup") -> BackupName:
+def make(
+    roles: Roles, store: MemoryStore, role: str = "backup", globals_: Globals = Globals.NONE
+) -> BackupName:
     name = BackupName.of(roles.database, now())
     source = PostgresDumpSource(roles.server(role), [roles.postgres.bin_dir])
-    back_up(source, store, KEYS, name, clock=now)
+    back_up(source, store, KEYS, name, globals_=globals_, clock=now)
     return name
 
 
@@ -124,6 +129,18 @@ def rights(roles: Roles) -> Finding:
 
 def superuser(roles: Roles, database: str | None = None) -> Server:
     return Server.of(roles.postgres.dsn(database or roles.database))
+
+
+@pytest.mark.parametrize("globals_", [Globals.WITHOUT_PASSWORDS, Globals.WITH_PASSWORDS])
+def test_the_documented_role_has_the_globals_with_passwords_and_without(
+    roles: Roles, globals_: Globals
+) -> None:
+    store = MemoryStore()
+    name = make(roles, store, globals_=globals_)
+    assert verify(store, KEYS, name, clock=now).passed
+    script = gzip.decompress(store.objects[KEYS.of(name, Kind.GLOBALS)].body)
+    assert f"CREATE ROLE backup_{roles.suffix};".encode() in script
+    assert (b"SCRAM-SHA-256$" in script) == (globals_ is Globals.WITH_PASSWORDS)
 
 
 def test_the_documented_roles_back_up_restore_and_drill(roles: Roles) -> None:

@@ -155,13 +155,21 @@ def secret(
             "BACKUP_HEARTBEAT_URL": f"http://127.0.0.1:9/{made['heartbeat']}",
             "BACKUP_PG_BIN_DIRS": str(postgres.bin_dir),
             "BACKUP_S3_MAX_ATTEMPTS": "1",
+            "BACKUP_GLOBALS": "without-passwords",
         }
+        verifiers = "SELECT rolpassword FROM pg_authid WHERE rolname = %s"
+        (verifier,) = admin.execute(verifiers, (f"role_{made['dsn'][-12:]}",)).fetchall()[0]
         for variable, value in environment.items():
             monkeypatch.setenv(variable, value)
         monkeypatch.chdir(tmp_path)
         yield Secrets(
             environment,
-            {**made, "store": s3_server.secret_key, "postgres": postgres.password},
+            {
+                **made,
+                "store": s3_server.secret_key,
+                "postgres": postgres.password,
+                "verifier": verifier,
+            },
             server.database,
             s3_server,
             bucket,
@@ -200,6 +208,7 @@ VERBS = (
     ["prune", "--retention-days", "0"],
     ["restore", "--latest", "--into", "DATABASE_restored", "--no-confirm"],
     ["sync", "--to", "env:OTHER_DSN", "--into", "DATABASE_synced", "--no-confirm"],
+    ["globals", "--latest"],
     ["adopt", "--all", "--dry-run"],
 )
 

@@ -20,7 +20,7 @@ from backup_pipeline.engine.diagnosis_server import of_server
 from backup_pipeline.engine.drill import drill
 from backup_pipeline.engine.dump import PostgresDumpSource
 from backup_pipeline.engine.findings import Finding, Level
-from backup_pipeline.engine.model import Manifest, Progress, Report, silent
+from backup_pipeline.engine.model import Globals, Manifest, Progress, Report, silent
 from backup_pipeline.engine.names import BackupName, Keys
 from backup_pipeline.engine.postgres import SECURITY_MINIMUMS, Server
 from backup_pipeline.engine.restore import restore
@@ -114,7 +114,15 @@ def pair(postgres18: EmbeddedPostgres) -> Iterator[Pair]:
 
 
 def back_up_standby(pair: Pair, store: ObjectStore, report: Report = silent) -> Manifest:
-    return back_up(pair.source(), store, KEYS, NAME, clock=lambda: datetime.now(UTC), report=report)
+    return back_up(
+        pair.source(),
+        store,
+        KEYS,
+        NAME,
+        globals_=Globals.WITH_PASSWORDS,
+        clock=lambda: datetime.now(UTC),
+        report=report,
+    )
 
 
 def findings_of(server: Server, pair: Pair) -> dict[str, Finding]:

@@ -11,7 +11,7 @@ from backup_pipeline.engine.dump import DumpSource, read_stream
 from backup_pipeline.engine.inventory import Inventory
 from backup_pipeline.engine.model import Section
 from backup_pipeline.engine.names import BackupName, Keys
-from backup_pipeline.engine.script import Tail
+from backup_pipeline.engine.script import CLOSING_LINE_OF_GLOBALS, Tail
 from backup_pipeline.engine.verify import verify
 from backup_pipeline_tests.fakes import MemoryStore
 from backup_pipeline_tests.fakes_dump import FakePostgres
@@ -71,6 +71,18 @@ def test_its_schema_is_three_whole_scripts_and_an_archive(source: DumpSource) ->
             tail.feed(text)
             assert tail.closed
         assert schema.archive.startswith(b"PGDMP")
+
+
+@pytest.mark.parametrize("passwords", [True, False])
+def test_its_globals_are_a_whole_script_with_passwords_or_without(
+    source: DumpSource, passwords: bool
+) -> None:
+    with source.open_dump() as dump:
+        script, tail = dump.globals(passwords=passwords), Tail(CLOSING_LINE_OF_GLOBALS)
+        tail.feed(script)
+        assert tail.closed
+        assert b"CREATE ROLE " in script
+        assert (b"PASSWORD 'SCRAM-SHA-256$" in script) == passwords
 
 
 def test_it_can_be_dumped_again_and_each_backup_is_whole(source: DumpSource, name: str) -> None:
