@@ -13,6 +13,8 @@ from backup_pipeline.errors import PostgresSilent
 
 RV = TypeVar("RV")
 
+_CANCEL_SECONDS = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:
@@ -61,6 +63,18 @@ class Connection(psycopg.Connection[TupleRow]):
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         """Wait for an answer as psycopg does; raises `PostgresSilent`, and is closed then."""
         return super().wait(self._listening(gen), interval, timeout)
+
+    def cancel_safe(self, *, timeout: float = 30.0) -> None:
+        """Cancel what runs, as psycopg does when it is interrupted; raises `CancellationTimeout`.
+
+        Where nobody takes that within two seconds the connection is closed: psycopg would wait for
+        five, and five more for the answer, and who interrupts is promised an end within ten.
+        """
+        try:
+            super().cancel_safe(timeout=min(timeout, _CANCEL_SECONDS))
+        except psycopg.errors.CancellationTimeout:
+            self.close()
+            raise
 
     def _listening(self, gen: PQGen[RV]) -> PQGen[RV]:
         silence = Silence(self.peer) if self.peer else None

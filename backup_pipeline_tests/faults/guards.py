@@ -80,6 +80,15 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "who is interrupted waits no longer for a silent server",
+        "silence.py",
+        "            self.close()\n            raise\n\n    def _listening",
+        "            raise\n\n    def _listening",
+        (
+            "faults/test_silence.py::test_who_is_interrupted_while_a_silent_server_owes_an_answer_waits_no_longer",
+        ),
+    ),
+    Mutation(
         "a server that refuses one more connection is there",
         "silence.py",
         '            if "FATAL:" not in said:\n',

@@ -4,6 +4,7 @@ The relay goes on to take what is sent, so TCP itself notices nothing; what TCP 
 wire that has lost its other end, is seen by the timers of the kernel.
 """
 
+import _thread
 import os
 import signal
 import subprocess
@@ -235,6 +236,23 @@ def test_a_silence_is_noticed_by_whoever_waits_for_rows(
             while rows.read(1 << 20):
                 pass
         unnoticed.cancel()
+
+
+def test_who_is_interrupted_while_a_silent_server_owes_an_answer_waits_no_longer(
+    live: Server, relay: Relay
+) -> None:
+    """Psycopg asks for the cancellation, and has five seconds of patience twice."""
+    patient = Server.of(live.dsn, port=str(relay.port))
+    with pytest.raises(KeyboardInterrupt), patient.connect() as connection:
+        relay.stall()
+        interrupted = threading.Timer(0.5, _thread.interrupt_main)
+        interrupted.start()
+        begun = time.monotonic()
+        try:
+            connection.execute("SELECT pg_sleep(60)")
+        finally:
+            waited = time.monotonic() - begun
+    assert waited < 7
 
 
 def test_a_server_that_is_only_slow_is_waited_for(live: Server, relay: Relay) -> None:
