@@ -266,7 +266,7 @@ def verify(
         database=database, jobs=jobs, identity_file=identity_file, limit_rate=limit_rate
     )
     store, keys, identities = settings.store(), settings.keys(), settings.identities()
-    names = [asked] if asked else _names(store, keys, settings.database, latest_only=latest)
+    names = [asked] if asked else _names(output, store, keys, settings.database, latest_only=latest)
     results = []
     with output.progress() as report:
         for each in names:
@@ -289,17 +289,15 @@ def verify(
 
 
 def _names(
-    store: "ObjectStore", keys: "Keys", database: str, *, latest_only: bool
+    output: Output, store: "ObjectStore", keys: "Keys", database: str, *, latest_only: bool
 ) -> Sequence["BackupName"]:
-    from backup_pipeline.engine.catalog import newest, read_catalog
+    from backup_pipeline.engine.catalog import read_catalog
+    from backup_pipeline.engine.choice import newest_backup
     from backup_pipeline.engine.names import Kind
 
-    catalog = read_catalog(store, keys, database)
     if latest_only:
-        latest = newest(catalog.backups, _now())
-        if latest is None:
-            raise NotFound(f"there is no backup of {database} in {store.describe()}")
-        return [latest.name]
+        return [newest_backup(store, keys, database, _now(), output.warn).name]
+    catalog = read_catalog(store, keys, database)
     # A backup whose manifest can't be read is in no catalog, and fails all the same.
     parsed = [keys.parse(stray.key) for stray in catalog.strays]
     unreadable = [each[0] for each in parsed if each and each[1] is Kind.MANIFEST]

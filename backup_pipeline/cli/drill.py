@@ -13,7 +13,6 @@ from backup_pipeline.errors import VerificationFailed
 if TYPE_CHECKING:
     from backup_pipeline.engine.drill import DrillResult
     from backup_pipeline.engine.names import BackupName
-    from backup_pipeline.settings import Settings
 
 
 @click.command(short_help="Restore a backup for a trial and compare every row.")
@@ -34,6 +33,7 @@ def drill(
     limit_rate: float | None,
 ) -> None:
     """Restore into a scratch database, compare every row, drop it, and record the proof."""
+    from backup_pipeline.engine.choice import newest_backup
     from backup_pipeline.engine.drill import drill as drill_backup
     from backup_pipeline.engine.names import BackupName
     from backup_pipeline.settings import load_settings
@@ -45,7 +45,7 @@ def drill(
         database=database, jobs=jobs, identity_file=identity_file, limit_rate=limit_rate
     )
     store, keys = settings.store(), settings.keys()
-    backup = asked or _newest(output, settings)
+    backup = asked or newest_backup(store, keys, settings.database, _now(), output.warn).name
     with output.progress() as report:
         result = drill_backup(
             store,
@@ -66,13 +66,6 @@ def drill(
         )
     output.document(_document(backup, result))
     output.say(*_lines(backup, result))
-
-
-def _newest(output: Output, settings: "Settings") -> "BackupName":
-    from backup_pipeline.engine.choice import newest_backup
-
-    store, keys = settings.store(), settings.keys()
-    return newest_backup(store, keys, settings.database, _now(), output.warn).name
 
 
 def _now() -> datetime:

@@ -29,7 +29,7 @@ def newest_backup(
     """The newest backup of a database; raises `NotFound`."""
     catalog = read_catalog(store, keys, database)
     backup = newest(catalog.backups, now)
-    _tell_of_newer(keys, catalog, backup, now, told)
+    _tell_of_newer(keys, catalog, backup, None, told)
     if backup is None:
         raise NotFound(
             f"there is no backup of {database} in {store.describe()}",
@@ -55,10 +55,11 @@ def backup_at(
 
 
 def _tell_of_newer(
-    keys: Keys, catalog: Catalog, backup: Backup | None, until: datetime, told: Told
+    keys: Keys, catalog: Catalog, backup: Backup | None, until: datetime | None, told: Told
 ) -> None:
     for stray in may_be_newer(backup, doubtful(keys, catalog.strays)):
-        if stray.key.endswith(Kind.MANIFEST) and stray.modified_at <= until:
+        in_time = until is None or stray.modified_at <= until
+        if in_time and stray.key.endswith(Kind.MANIFEST):
             told(f"{stray.key} may be a newer backup, and can't be read: {stray.reason}")
 
 

@@ -42,6 +42,14 @@ def test_what_may_be_a_newer_backup_is_told_with_the_newest_that_can_be_read(
     assert sentence.startswith(f"{key} may be a newer backup, and can't be read: ")
 
 
+def test_what_a_store_whose_clock_is_ahead_has_written_is_told_as_well(store: Dated) -> None:
+    make_backup(store, days_ago(2))
+    key = store.put_damaged(-0.001)
+    told: list[str] = []
+    newest_backup(store, KEYS, DATABASE, NOW, told.append)
+    assert [sentence.partition(" ")[0] for sentence in told] == [key]
+
+
 def test_of_a_moment_only_what_was_written_by_then_is_told(store: Dated) -> None:
     name = make_backup(store, days_ago(4))
     key = store.put_damaged(3)

@@ -482,7 +482,7 @@ MUTATIONS = (
     Mutation(
         "what may be a newer backup is told",
         "choice.py",
-        "        if stray.key.endswith(Kind.MANIFEST) and stray.modified_at <= until:\n",
+        "        if in_time and stray.key.endswith(Kind.MANIFEST):\n",
         "        if False:\n",
         (
             "engine/test_choice.py::test_what_may_be_a_newer_backup_is_told_with_the_newest_that_can_be_read",
